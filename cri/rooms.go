@@ -8,6 +8,7 @@ import (
 	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/image"
 	"github.com/shimd/shimd/runtime"
+	"github.com/shimd/shimd/runtime/request"
 )
 
 // Runtime is what the CRI service needs of the runtime. All methods may run at the same time.
@@ -17,7 +18,7 @@ import (
 type Runtime interface {
 	// RunSandbox makes a sandbox ready. It is resumable: the same metadata after a timeout or a crash joins the run under way, or finishes it; a sandbox that
 	// is ready already is answered again. ErrAlreadyExists when the metadata is taken by a sandbox with another configuration.
-	RunSandbox(ctx context.Context, cfg runtime.SandboxConfig) (runtime.SandboxID, error)
+	RunSandbox(ctx context.Context, cfg request.Sandbox) (runtime.SandboxID, error)
 	// StopSandbox stops its containers by SIGKILL and takes its network away. Idempotent; nil for an unknown ID.
 	StopSandbox(ctx context.Context, id runtime.SandboxID) error
 	// RemoveSandbox stops and removes it and its containers. Idempotent; nil for an unknown ID.
@@ -25,10 +26,10 @@ type Runtime interface {
 	SandboxStatus(ctx context.Context, id runtime.SandboxID, verbose bool) (runtime.SandboxStatus, []runtime.ContainerStatus, error)
 	// Sandboxes lists all, in no order. The answer is the caller's.
 	Sandboxes(ctx context.Context) ([]runtime.SandboxStatus, error)
-	UpdateSandboxResources(ctx context.Context, id runtime.SandboxID, overhead, resources *runtime.Resources) error
+	UpdateSandboxResources(ctx context.Context, id runtime.SandboxID, overhead, resources *request.Resources) error
 
 	// CreateContainer is resumable as RunSandbox is, by sandbox and metadata. ErrFailedPrecondition when the sandbox is not ready.
-	CreateContainer(ctx context.Context, sandbox runtime.SandboxID, cfg runtime.ContainerConfig) (runtime.ContainerID, error)
+	CreateContainer(ctx context.Context, sandbox runtime.SandboxID, cfg request.Container) (runtime.ContainerID, error)
 	// StartContainer runs it. A container that runs already is success; one that has exited is ErrFailedPrecondition.
 	StartContainer(ctx context.Context, id runtime.ContainerID) error
 	// StopContainer sends its stop signal, and SIGKILL after the grace period (0: at once). Idempotent; nil for an unknown ID.
@@ -37,7 +38,7 @@ type Runtime interface {
 	RemoveContainer(ctx context.Context, id runtime.ContainerID) error
 	ContainerStatus(ctx context.Context, id runtime.ContainerID, verbose bool) (runtime.ContainerStatus, error)
 	Containers(ctx context.Context) ([]runtime.ContainerStatus, error)
-	UpdateContainerResources(ctx context.Context, id runtime.ContainerID, res *runtime.Resources, annotations map[string]string) error
+	UpdateContainerResources(ctx context.Context, id runtime.ContainerID, res *request.Resources, annotations map[string]string) error
 	ReopenContainerLog(ctx context.Context, id runtime.ContainerID) error
 
 	// ExecSync runs a command to its end. Output beyond 16 MiB a stream is cut. timeout 0 is none; on expiry the command is killed and the error is context.DeadlineExceeded.

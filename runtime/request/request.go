@@ -1,12 +1,7 @@
-package runtime
-
-import "time"
-
-// SandboxID names a pod sandbox: 64 lower-case hexadecimal digits, chosen by the runtime.
-type SandboxID string
-
-// ContainerID names a container: 64 lower-case hexadecimal digits, chosen by the runtime.
-type ContainerID string
+// Package request holds what clients ask of the runtime: sandboxes and containers as CRI words them, validated and free of
+// CRI's own types. It is data alone: it is stored in records, so every field survives JSON. What the runtime makes of it and answers
+// (states, statuses, events) belongs to package runtime; its translation to an OCI spec to package ocispec.
+package request
 
 // SandboxMetadata identifies a sandbox for its client. Two requests with equal metadata mean the same sandbox.
 type SandboxMetadata struct {
@@ -20,9 +15,9 @@ type ContainerMetadata struct {
 	Attempt uint32
 }
 
-// SandboxConfig is what a client asks of a sandbox: CRI's PodSandboxConfig, validated, in the runtime's own words.
+// Sandbox is what a client asks of a sandbox: CRI's PodSandbox, validated, in the runtime's own words.
 // It is stored in the sandbox's record, so every field must survive JSON.
-type SandboxConfig struct {
+type Sandbox struct {
 	Metadata       SandboxMetadata
 	Hostname       string
 	LogDirectory   string // absolute; "" when the client wants no logs on disk
@@ -67,7 +62,7 @@ const (
 // Namespaces is CRI's NamespaceOption. Zero modes are NamespacePod.
 type Namespaces struct {
 	Network, PID, IPC NamespaceMode
-	Target            ContainerID // with PID NamespaceTarget
+	Target            string // the container's ID, with PID NamespaceTarget
 	User              *UserNamespace
 }
 
@@ -122,8 +117,8 @@ type HugepageLimit struct {
 	Limit    uint64 // bytes
 }
 
-// ContainerConfig is what a client asks of a container: CRI's ContainerConfig, validated. It is stored in the record.
-type ContainerConfig struct {
+// Container is what a client asks of a container: CRI's Container, validated. It is stored in the record.
+type Container struct {
 	Metadata    ContainerMetadata
 	Image       ImageRef
 	Command     []string
@@ -200,88 +195,4 @@ type Security struct {
 	NoNewPrivs                                                bool
 	MaskedPaths, ReadonlyPaths                                []string
 	Seccomp, AppArmor                                         SecurityProfile
-}
-
-// SandboxState is the state of a sandbox.
-type SandboxState string
-
-// A sandbox is ready from the end of Run until the start of Stop.
-const (
-	SandboxReady    SandboxState = "ready"
-	SandboxNotReady SandboxState = "notready"
-)
-
-// SandboxStatus is what the runtime knows of a sandbox.
-type SandboxStatus struct {
-	ID        SandboxID
-	Config    SandboxConfig
-	State     SandboxState
-	CreatedAt time.Time
-	IPs       []string // the first is the primary one; empty on the host's network
-	NetNSPath string
-	Info      map[string]string // verbose answers: JSON by key; only when asked
-}
-
-// ContainerState is the state of a container.
-//
-//	created --Start--> running --exit--> exited
-//	   \______________Stop____________/
-//	unknown: the record or the process could not be read.
-type ContainerState string
-
-// The states of CRI.
-const (
-	ContainerCreated ContainerState = "created"
-	ContainerRunning ContainerState = "running"
-	ContainerExited  ContainerState = "exited"
-	ContainerUnknown ContainerState = "unknown"
-)
-
-// ContainerUser is the identity that a container's first process got.
-type ContainerUser struct {
-	UID, GID int64
-	Groups   []int64
-}
-
-// ContainerStatus is what the runtime knows of a container.
-type ContainerStatus struct {
-	ID         ContainerID
-	Sandbox    SandboxID
-	Config     ContainerConfig
-	State      ContainerState
-	PID        int // on the host; 0 unless running
-	CreatedAt  time.Time
-	StartedAt  time.Time
-	FinishedAt time.Time
-	ExitCode   int32
-	Reason     string // "Completed", "Error", "OOMKilled", "ContainerCannotRun", ...
-	Message    string
-	ImageID    string     // the image's ID
-	ImageRef   string     // the image's repo digest, else its ID
-	LogPath    string     // absolute; "" without a log
-	Resources  *Resources // as in force
-	User       *ContainerUser
-	StopSignal string
-	Info       map[string]string
-}
-
-// EventType is the kind of a container event.
-type EventType string
-
-// The container events of CRI.
-const (
-	EventCreated EventType = "created"
-	EventStarted EventType = "started"
-	EventStopped EventType = "stopped"
-	EventDeleted EventType = "deleted"
-)
-
-// Event tells that a container or sandbox changed. A sandbox's own events carry its ID as ContainerID, as CRI has it.
-// Sandbox and Containers are as they were when the event was made.
-type Event struct {
-	Type        EventType
-	ContainerID string
-	Time        time.Time
-	Sandbox     *SandboxStatus
-	Containers  []ContainerStatus
 }

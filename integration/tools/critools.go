@@ -1,0 +1,143 @@
+package tools
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+// CRITools are the paths of what is built from sigs.k8s.io/cri-tools.
+type CRITools struct {
+	Crictl, Critest string
+	Ginkgo          string // runs critest in parallel
+	Version         string // of cri-tools, without the v
+}
+
+const (
+	criToolsModule = "sigs.k8s.io/cri-tools"
+	ginkgoPackage  = "github.com/onsi/ginkgo/v2/ginkgo"
+	// pinnedFile holds the one image that critest names by digest. That image cannot be had without internet, and one of the same digest
+	// cannot be made, so the digest is replaced by that of ours at build time.
+	pinnedFile = "pkg/validate/consts.go"
+	// PinnedImage is that image's name.
+	PinnedImage = "gcr.io/k8s-staging-cri-tools/test-image-digest"
+)
+
+// one line of pinnedFile: testLinuxImageWithDigest = registry + "test-image-digest@sha256:..."
+var pinnedLine = regexp.MustCompile(`(?m)^(\s*testLinuxImageWithDigest\s*=\s*registry \+ "test-image-digest@)sha256:[0-9a-f]{64}"`)
+
+// BuildCRITools builds crictl, critest and ginkgo, or finds them in the cache. pinned is the digest of the image that stands for PinnedImage.
+func BuildCRITools(ctx context.Context, root, pinned string) (CRITools, error) {
+	module := filepath.Join(root, "integration", "tools", "cri-tools")
+	key, err := cacheKey(ctx, module, pinned)
+	if err != nil {
+		return CRITools{}, err
+	}
+	cache, err := CacheDir()
+	if err != nil {
+		return CRITools{}, err
+	}
+	source, version, err := moduleSource(ctx, module)
+	if err != nil {
+		return CRITools{}, err
+	}
+	dir := filepath.Join(cache, "cri-tools-"+version+"-"+key)
+	built := CRITools{
+		Crictl: filepath.Join(dir, "crictl"), Critest: filepath.Join(dir, "critest"), Ginkgo: filepath.Join(dir, "ginkgo"), Version: version,
+	}
+	if _, err := os.Stat(dir); err == nil {
+		return built, nil // complete: it is renamed into place below
+	}
+	// Built beside and renamed, so that an interrupted build leaves nothing that looks whole, and two at once do not mix.
+	draft, err := os.MkdirTemp(cache, "building-")
+	if err != nil {
+		return CRITools{}, fmt.Errorf("making a directory to build in: %w", err)
+	}
+	defer os.RemoveAll(draft)
+	overlay, err := writeOverlay(draft, source, pinned)
+	if err != nil {
+		return CRITools{}, err
+	}
+	stamp := "-X " + criToolsModule + "/pkg/version.Version=" + version
+	for _, b := range []Build{
+		{Package: criToolsModule + "/cmd/crictl", Out: "crictl"},
+		{Package: criToolsModule + "/cmd/critest", Out: "critest", Test: true, Overlay: overlay},
+		{Package: ginkgoPackage, Out: "ginkgo"},
+	} {
+		b.Dir, b.LDFlags, b.Out = module, stamp, filepath.Join(draft, b.Out)
+		if err := b.Run(ctx); err != nil {
+			return CRITools{}, err
+		}
+	}
+	if err := os.Rename(draft, dir); err != nil {
+		if _, statErr := os.Stat(dir); statErr != nil {
+			return CRITools{}, fmt.Errorf("keeping the built tools: %w", err)
+		} // else somebody else was faster with the same
+	}
+	return built, os.Chmod(dir, 0o755)
+}
+
+// cacheKey covers everything that the programs depend on.
+func cacheKey(ctx context.Context, module, pinned string) (string, error) {
+	sum := sha256.New()
+	for _, name := range []string{"go.mod", "go.sum"} {
+		data, err := os.ReadFile(filepath.Join(module, name))
+		if err != nil {
+			return "", fmt.Errorf("reading what cri-tools is built from: %w", err)
+		}
+		sum.Write(data)
+	}
+	goVersion, err := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOARCH").Output()
+	if err != nil {
+		return "", fmt.Errorf("asking go for its version: %w", err)
+	}
+	fmt.Fprintf(sum, "%s %s", goVersion, pinned)
+	return fmt.Sprintf("%x", sum.Sum(nil)[:8]), nil
+}
+
+// moduleSource is where the module cache keeps cri-tools' source, and its version.
+func moduleSource(ctx context.Context, module string) (dir, version string, err error) {
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", criToolsModule)
+	cmd.Dir = module
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	out, err := cmd.Output()
+	if err != nil {
+		return "", "", fmt.Errorf("fetching %s: %w: %s", criToolsModule, err, out)
+	}
+	var info struct{ Dir, Version string }
+	if err := json.Unmarshal(out, &info); err != nil {
+		return "", "", fmt.Errorf("reading what go says of %s: %w", criToolsModule, err)
+	}
+	return info.Dir, strings.TrimPrefix(info.Version, "v"), nil
+}
+
+// writeOverlay writes critest's source file with the digest replaced, and the -overlay file that puts it in place of the module's.
+func writeOverlay(dir, source, pinned string) (string, error) {
+	original := filepath.Join(source, pinnedFile)
+	text, err := os.ReadFile(original)
+	if err != nil {
+		return "", fmt.Errorf("reading critest's image names: %w", err)
+	}
+	if n := len(pinnedLine.FindAll(text, -1)); n != 1 {
+		return "", fmt.Errorf("replacing critest's pinned image: %d lines of %s match, not 1; look at what the new version pins", n, original)
+	}
+	patched := filepath.Join(dir, "consts.go")
+	if err := os.WriteFile(patched, pinnedLine.ReplaceAll(text, []byte("${1}"+pinned+`"`)), 0o644); err != nil {
+		return "", fmt.Errorf("writing the overlay: %w", err)
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {original: patched}})
+	if err != nil {
+		return "", fmt.Errorf("writing the overlay: %w", err)
+	}
+	name := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(name, overlay, 0o644); err != nil {
+		return "", fmt.Errorf("writing the overlay: %w", err)
+	}
+	return name, nil
+}

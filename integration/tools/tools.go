@@ -1,0 +1,99 @@
+// Package tools builds the programs that the tests run: shimd's own, those of the test images, and crictl, critest and ginkgo.
+//
+// It runs the go command and keeps what is slow to build in a cache outside the tree. It knows nothing of images or running daemons.
+package tools
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+const modulePath = "github.com/shimd/shimd"
+
+// ModuleRoot finds the top of shimd's source tree, at or above the working directory.
+func ModuleRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("finding the source tree: %w", err)
+	}
+	for {
+		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && bytes.HasPrefix(mod, []byte("module "+modulePath+"\n")) {
+			return dir, nil
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", fmt.Errorf("finding the source tree: %w", err)
+		}
+		up := filepath.Dir(dir)
+		if up == dir {
+			return "", fmt.Errorf("finding the source tree: no go.mod of %s at or above the working directory; run this from a clone", modulePath)
+		}
+		dir = up
+	}
+}
+
+// CacheDir is where built tools are kept between runs: $XDG_CACHE_HOME/shimd-tools, else ~/.cache/shimd-tools.
+func CacheDir() (string, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("finding the cache directory: %w; set HOME or XDG_CACHE_HOME", err)
+	}
+	dir := filepath.Join(base, "shimd-tools")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("making the cache directory: %w", err)
+	}
+	return dir, nil
+}
+
+// Build is one go build.
+type Build struct {
+	Dir     string // where the go command runs: inside the module
+	Package string // import path or ./path
+	Out     string
+	Test    bool   // go test -c instead of go build
+	Arch    string // GOARCH; "" for this machine's
+	LDFlags string
+	Overlay string // file for -overlay; "" for none
+}
+
+// Run builds a static program. The result depends on sources and the Go version alone (-trimpath, no VCS stamp).
+func (b Build) Run(ctx context.Context) error {
+	args := []string{"build"}
+	if b.Test {
+		args = []string{"test", "-c"}
+	}
+	args = append(args, "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", strings.TrimSpace("-s -w "+b.LDFlags), "-o", b.Out)
+	if b.Overlay != "" {
+		args = append(args, "-overlay", b.Overlay)
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, b.Package)...)
+	cmd.Dir = b.Dir
+	// GOFLAGS of the caller may ask for modes that do not fit a nested module (-mod=vendor, -race).
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	if b.Arch != "" {
+		cmd.Env = append(cmd.Env, "GOARCH="+b.Arch)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building %s: %w\n%s", b.Package, err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// Programs are shimd's own.
+func Programs() []string { return []string{"shimd", "shimd-keeper", "shimlet"} }
+
+// BuildShimd builds shimd's own programs into dir.
+func BuildShimd(ctx context.Context, root, dir string) error {
+	for _, name := range Programs() {
+		if err := (Build{Dir: root, Package: "./cmd/" + name, Out: filepath.Join(dir, name)}).Run(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -6,44 +6,24 @@ package network
 
 import (
 	"context"
-	"net/netip"
+
+	"github.com/shimd/shimd/network/attachment"
 )
 
-// Request asks to attach one sandbox.
-type Request struct {
-	ID           string // the sandbox's ID
-	NetNSPath    string // where its network namespace is pinned
-	Name         string // of the pod
-	Namespace    string
-	UID          string
-	Labels       map[string]string
-	Annotations  map[string]string // CNI capabilities such as bandwidth are read from kubernetes.io/{in,e}gress-bandwidth
-	CgroupParent string
-	PortMappings []PortMapping
-	DNS          *DNS
-}
-
-// PortMapping publishes a sandbox's port on the host.
-type PortMapping struct {
-	Protocol      string // "tcp", "udp" or "sctp"
-	ContainerPort uint16
-	HostPort      uint16
-	HostIP        netip.Addr // invalid: all local addresses
-}
-
-// DNS is the pod's resolver configuration, for the CNI capability "dns".
-type DNS struct{ Servers, Searches, Options []string }
-
-// Result is what a sandbox got.
-type Result struct {
-	IPs []netip.Addr // the primary one first; one of each family for dual stack
-}
+// Request asks to attach one sandbox, Result is what it got. They are defined where both backends can see them.
+type (
+	Request     = attachment.Request
+	PortMapping = attachment.PortMapping // a sandbox's port that is published on the host
+	DNS         = attachment.DNS
+	Result      = attachment.Result
+)
 
 // Network attaches sandboxes. All methods may run at the same time for different sandboxes; for one sandbox the caller
 // serializes them.
 //
 // Errors are of the kinds of github.com/containerd/errdefs: ErrUnavailable when the network is not configured or a plugin is missing,
-// ErrInvalidArgument for a request that cannot be, ErrAlreadyExists for a host port in use by another sandbox.
+// ErrInvalidArgument for a request that cannot be, ErrAlreadyExists for a host port in use by another sandbox, ErrResourceExhausted when
+// the pod CIDR has no address left.
 type Network interface {
 	// Attach gives the sandbox its interfaces, lo included, addresses, routes and host ports. Intent is recorded
 	// before anything is attached. It is idempotent: attaching again what is attached answers the same result. What fails half-way is undone

@@ -6,6 +6,7 @@ package cgroups
 
 import (
 	"context"
+	"errors"
 	"os"
 	"time"
 
@@ -42,7 +43,12 @@ type Manager interface {
 	// Open opens an existing cgroup: for a restarted daemon. ErrNotFound when it is gone.
 	Open(path Path) (Cgroup, error)
 	// Remove kills what is in it (cgroup.kill, else repeated SIGKILL), and removes it with all below. Idempotent.
+	// The runtime's own top group goes with the last one in it.
 	Remove(ctx context.Context, path Path) error
+	// Leftovers lists the sandbox IDs that own a group below the runtime's own top group: what a crash left, among what still runs.
+	Leftovers() ([]string, error)
+	// Close ends the connection to systemd, if there is one. Cgroups stay.
+	Close() error
 }
 
 // Path names a cgroup below the hierarchy's root, always with a leading slash; for systemd it is the expanded path
@@ -52,8 +58,9 @@ type Path string
 // Cgroup is one open cgroup. It keeps descriptors to what is read often. Methods may run at the same time.
 type Cgroup interface {
 	Path() Path
-	// Entry says how a process enters the cgroup.
-	Entry() Entry
+	// Entry opens what a process needs to enter the cgroup. It is opened for each start and closed by the caller, so that a
+	// container that runs holds no descriptors for it.
+	Entry() (*Entry, error)
 	// Update changes limits while processes run.
 	Update(ctx context.Context, res *specs.LinuxResources) error
 	// Stats reads all counters in one pass.
@@ -71,10 +78,24 @@ type Cgroup interface {
 }
 
 // Entry is how a new process joins: on v2 by clone3(CLONE_INTO_CGROUP) with Dir; on v1 the single-threaded child writes
-// "0" to each of Tasks. The descriptors belong to the Cgroup.
+// "0" to each of Tasks. Neither waits for an RCU grace period, as writing the pid of a live process to cgroup.procs does (10 ms).
+// The caller owns the descriptors.
 type Entry struct {
 	Dir   *os.File   // v2: the cgroup's directory, O_PATH; nil on v1
 	Tasks []*os.File // v1: each hierarchy's "tasks" file, opened for writing
+}
+
+// Close closes the descriptors.
+func (e *Entry) Close() error {
+	var errs []error
+	if e.Dir != nil {
+		errs = append(errs, e.Dir.Close())
+	}
+	for _, f := range e.Tasks {
+		errs = append(errs, f.Close())
+	}
+	e.Dir, e.Tasks = nil, nil
+	return errors.Join(errs...)
 }
 
 // Stats are the counters of one cgroup at one time. Zero values of pointers mean that the kernel does not tell.

@@ -153,4 +153,3 @@ func Enter(ctx context.Context, opts enclosure.Options) (Bundle, bool, error) {
 	}
 	return Open(dir), enclosure.Enter(opts), nil
 }
-

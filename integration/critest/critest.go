@@ -91,7 +91,7 @@ func Run(ctx context.Context, opts Options) (Result, error) {
 	result.Took = took
 	switch {
 	case err != nil:
-		return Result{}, fmt.Errorf("%w; critest ended with: %v\n%s", err, runErr, tail(output))
+		return Result{}, fmt.Errorf("reading critest's output: %w\n%s", errors.Join(err, runErr), tail(output))
 	case runErr != nil && result.Failed == 0:
 		return Result{}, fmt.Errorf("critest failed outside of its specs: %w\n%s", runErr, tail(output))
 	}

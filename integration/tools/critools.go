@@ -60,20 +60,23 @@ func BuildCRITools(ctx context.Context, root, pinned string) (CRITools, error) {
 		return CRITools{}, fmt.Errorf("making a directory to build in: %w", err)
 	}
 	defer os.RemoveAll(draft)
-	overlay, err := writeOverlay(draft, source, pinned)
+	modFile, err := patchModule(draft, module, source, pinned)
 	if err != nil {
 		return CRITools{}, err
 	}
 	stamp := "-X " + criToolsModule + "/pkg/version.Version=" + version
 	for _, b := range []Build{
 		{Package: criToolsModule + "/cmd/crictl", Out: "crictl"},
-		{Package: criToolsModule + "/cmd/critest", Out: "critest", Test: true, Overlay: overlay},
+		{Package: criToolsModule + "/cmd/critest", Out: "critest", Test: true, ModFile: modFile},
 		{Package: ginkgoPackage, Out: "ginkgo"},
 	} {
 		b.Dir, b.LDFlags, b.Out = module, stamp, filepath.Join(draft, b.Out)
 		if err := b.Run(ctx); err != nil {
 			return CRITools{}, err
 		}
+	}
+	if err := os.RemoveAll(filepath.Join(draft, "source")); err != nil {
+		return CRITools{}, fmt.Errorf("removing the patched source: %w", err)
 	}
 	if err := os.Rename(draft, dir); err != nil {
 		if _, statErr := os.Stat(dir); statErr != nil {
@@ -117,27 +120,39 @@ func moduleSource(ctx context.Context, module string) (dir, version string, err 
 	return info.Dir, strings.TrimPrefix(info.Version, "v"), nil
 }
 
-// writeOverlay writes critest's source file with the digest replaced, and the -overlay file that puts it in place of the module's.
-func writeOverlay(dir, source, pinned string) (string, error) {
-	original := filepath.Join(source, pinnedFile)
-	text, err := os.ReadFile(original)
+// patchModule copies cri-tools' source with the digest replaced (go refuses overlays of the module cache), and writes a go.mod that
+// puts the copy in its place, for -modfile.
+func patchModule(dir, module, source, pinned string) (string, error) {
+	patched := filepath.Join(dir, "source")
+	if err := os.CopyFS(patched, os.DirFS(source)); err != nil {
+		return "", fmt.Errorf("copying the source of %s: %w", criToolsModule, err)
+	}
+	file := filepath.Join(patched, pinnedFile)
+	text, err := os.ReadFile(file)
 	if err != nil {
 		return "", fmt.Errorf("reading critest's image names: %w", err)
 	}
 	if n := len(pinnedLine.FindAll(text, -1)); n != 1 {
-		return "", fmt.Errorf("replacing critest's pinned image: %d lines of %s match, not 1; look at what the new version pins", n, original)
+		return "", fmt.Errorf("replacing critest's pinned image: %d lines of %s match, not 1; look at what the new version pins", n, pinnedFile)
 	}
-	patched := filepath.Join(dir, "consts.go")
-	if err := os.WriteFile(patched, pinnedLine.ReplaceAll(text, []byte("${1}"+pinned+`"`)), 0o644); err != nil {
-		return "", fmt.Errorf("writing the overlay: %w", err)
+	// Written anew: the module cache's files are read-only, and so may be their copies.
+	if err := os.Remove(file); err != nil {
+		return "", fmt.Errorf("replacing critest's pinned image: %w", err)
 	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {original: patched}})
-	if err != nil {
-		return "", fmt.Errorf("writing the overlay: %w", err)
+	if err := os.WriteFile(file, pinnedLine.ReplaceAll(text, []byte("${1}"+pinned+`"`)), 0o644); err != nil {
+		return "", fmt.Errorf("replacing critest's pinned image: %w", err)
 	}
-	name := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(name, overlay, 0o644); err != nil {
-		return "", fmt.Errorf("writing the overlay: %w", err)
+	for _, name := range []string{"go.mod", "go.sum"} {
+		data, err := os.ReadFile(filepath.Join(module, name))
+		if err != nil {
+			return "", fmt.Errorf("reading what cri-tools is built from: %w", err)
+		}
+		if name == "go.mod" {
+			data = fmt.Appendf(data, "\nreplace %s => %s\n", criToolsModule, patched)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return "", fmt.Errorf("writing the module file for critest: %w", err)
+		}
 	}
-	return name, nil
+	return filepath.Join(dir, "go.mod"), nil
 }

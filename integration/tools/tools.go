@@ -59,7 +59,7 @@ type Build struct {
 	Test    bool   // go test -c instead of go build
 	Arch    string // GOARCH; "" for this machine's
 	LDFlags string
-	Overlay string // file for -overlay; "" for none
+	ModFile string // go.mod to use instead of the module's own; "" for that
 }
 
 // Run builds a static program. The result depends on sources and the Go version alone (-trimpath, no VCS stamp).
@@ -69,8 +69,8 @@ func (b Build) Run(ctx context.Context) error {
 		args = []string{"test", "-c"}
 	}
 	args = append(args, "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", strings.TrimSpace("-s -w "+b.LDFlags), "-o", b.Out)
-	if b.Overlay != "" {
-		args = append(args, "-overlay", b.Overlay)
+	if b.ModFile != "" {
+		args = append(args, "-modfile", b.ModFile)
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, b.Package)...)
 	cmd.Dir = b.Dir

@@ -1,0 +1,113 @@
+# `make help` lists what there is. Everything is built by the go command; nothing here needs the internet once modules and packages are cached.
+
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+PROGRAMS := shimd shimd-keeper shimlet
+BIN := bin
+export CGO_ENABLED ?= 0
+
+# Packages of Debian that some tests need: external OCI runtimes, CNI plugins, tools to look at the machine with, gcc for the race detector.
+TEST_PACKAGES := busybox-static util-linux iproute2 nftables runc crun containernetworking-plugins gcc libc6-dev
+
+# Where the race detector is worth its time: what has more than one goroutine.
+RACE_PACKAGES ?= ./cri/... ./runtime/... ./image/... ./network/... ./cgroups/... ./node/... ./config/...
+
+# What `make up` runs, and what `make down` removes.
+ROOT ?= /var/lib/shimd
+STATE ?= /run/shimd
+
+# What `make critest-vm` runs in: a command that takes `--share DIR [--systemd] [--kernel V] --timeout S -- COMMAND`.
+VMRUN ?= vmrun
+KERNEL ?=
+SYSTEMD ?= 1
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the programs, static, into bin/
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
+
+.PHONY: cross
+cross: ## the programs for amd64 and arm64, into bin/ARCH/
+	GOARCH=amd64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/amd64/ $(addprefix ./cmd/,$(PROGRAMS))
+	GOARCH=arm64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/arm64/ $(addprefix ./cmd/,$(PROGRAMS))
+
+.PHONY: fmt
+fmt: ## gofmt and import order
+	$(GO) tool -modfile=integration/tools/golangci-lint/go.mod golangci-lint fmt
+
+.PHONY: lint
+lint: ## golangci-lint (built from its module on first use), and go vet for arm64
+	$(GO) tool -modfile=integration/tools/golangci-lint/go.mod golangci-lint run
+	GOARCH=arm64 $(GO) vet ./...
+
+.PHONY: test
+test: test-packages test-unit test-integration ## everything: unit tests, race detector, the real daemon, critest
+
+# Installs what is missing where that can be done, else says it; tests that need it then skip, and say so too.
+.PHONY: test-packages
+test-packages:
+	@command -v dpkg-query >/dev/null || { echo "not a Debian machine: tests that need $(TEST_PACKAGES) will skip"; exit 0; }; \
+	missing=; for p in $(TEST_PACKAGES); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "installing$$missing"; \
+		apt-get install -qq -y --no-install-recommends $$missing >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends $$missing >/dev/null; }; \
+	else echo "missing packages, tests that need them will skip:$$missing"; fi
+
+.PHONY: test-unit
+test-unit: ## unit tests, under the race detector where there is gcc
+	@if command -v gcc >/dev/null; then \
+		echo "go test -race $(RACE_PACKAGES)"; CGO_ENABLED=1 $(GO) test -race -timeout 15m $(RACE_PACKAGES); \
+	else \
+		echo "no gcc: without the race detector"; $(GO) test -timeout 15m $(RACE_PACKAGES); \
+	fi
+	$(GO) test -timeout 15m $$($(GO) list ./... | grep -v /integration | grep -vxF "$$($(GO) list $(RACE_PACKAGES))")
+
+.PHONY: test-integration
+test-integration: ## black-box tests against the real daemon, whole critest included
+	$(GO) test -timeout 25m -p 1 -v ./integration/...
+
+.PHONY: critest
+critest: ## the whole CRI validation suite; PARALLEL=N, RUNS=N, FOCUS=regexp
+	$(GO) run ./integration/cmd/critest -logs $(BIN)/critest-logs -parallel $(or $(PARALLEL),1) -runs $(or $(RUNS),1) \
+		$(if $(FOCUS),-focus '$(FOCUS)' -minimum 1)
+
+.PHONY: critest-vm
+critest-vm: ## the same in a virtual machine on cgroup v2, systemd driver; SYSTEMD= for cgroupfs, KERNEL=6.1 for an older one
+	$(GO) run ./integration/cmd/critest -bundle-to $(CURDIR)/$(BIN)/bundle
+	mkdir -p $(CURDIR)/$(BIN)/vm-logs
+	$(VMRUN) $(if $(SYSTEMD),--systemd) $(if $(KERNEL),--kernel $(KERNEL)) --timeout 10800 \
+		--share $(CURDIR)/$(BIN)/bundle:ro --share $(CURDIR)/$(BIN)/vm-logs -- \
+		$(CURDIR)/$(BIN)/bundle/critest -bundle $(CURDIR)/$(BIN)/bundle -logs $(CURDIR)/$(BIN)/vm-logs \
+		-driver $(if $(SYSTEMD),systemd,cgroupfs) -parallel $(or $(PARALLEL),1) $(if $(FOCUS),-focus '$(FOCUS)' -minimum 1)
+
+.PHONY: bench
+bench: ## latencies, churn, memory and idle CPU; ENDPOINT=unix://... measures another runtime
+	$(GO) run ./integration/cmd/bench $(if $(ENDPOINT),-endpoint $(ENDPOINT)) -json $(BIN)/bench.json $(BENCH_FLAGS)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \
+		grep -oE '^func Fuzz[A-Za-z0-9_]*' "$$file" | cut -c6- | while read -r target; do \
+			echo "$$target in $$(dirname "$$file")"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),20s) "$$(dirname "$$file")" || exit 1; \
+		done || exit 1; \
+	done
+
+.PHONY: up
+up: build ## start shimd and shimlet with a demo pod, fetch its page, and leave it running
+	$(GO) run ./integration/cmd/up -programs $(BIN) -root $(ROOT) -state $(STATE)
+
+.PHONY: down
+down: ## remove what `make up` started
+	$(GO) run ./integration/cmd/up -down -programs $(BIN) -root $(ROOT) -state $(STATE)
+
+.PHONY: clean
+clean: ## remove bin/
+	rm -rf $(BIN)

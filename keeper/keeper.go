@@ -2,13 +2,15 @@
 //
 // It starts launch programs, waits for processes, keeps their exit status and time until the daemon has acknowledged
 // them, copies their output to CRI log files, and owns terminals. It knows no policy: no images, networks, cgroups or CRI. The
-// daemon hands it everything as descriptors; nothing in a request is a path. This package holds both sides: the server that
-// cmd/shimd-keeper runs and the client that the daemon uses.
+// daemon hands it everything as descriptors; nothing in a request is a path. This package holds the contract and the client, which the
+// daemon uses; what cmd/shimd-keeper runs is package keeper/server, and what they say to each other keeper/internal/wire.
 package keeper
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -40,7 +42,7 @@ type IO struct {
 	Terminal       *os.File // the pty's master instead of the three above
 	StdinOnce      bool     // close stdin when the first attached client's stdin has ended
 	Log            *os.File // the CRI log file, opened O_APPEND; nil for no log
-	MaxLogLine     int      // bytes of content per log line before it is split into partial lines (P); 0: 16384
+	MaxLogLine     int      // bytes of content per log line before it is split into partial lines (P); 0: 16384, at most 131072
 }
 
 // Started is a process that was started.
@@ -55,6 +57,13 @@ type LaunchError struct {
 	Op    int
 	Errno int
 }
+
+func (e *LaunchError) Error() string {
+	return fmt.Sprintf("operation %d of the launch program: %v", e.Op, syscall.Errno(e.Errno))
+}
+
+// Unwrap gives the kernel's error.
+func (e *LaunchError) Unwrap() error { return syscall.Errno(e.Errno) }
 
 // Exit is the end of a process.
 type Exit struct {

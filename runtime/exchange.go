@@ -37,6 +37,7 @@ type FsUsage struct {
 type ContainerStats struct {
 	Status        ContainerStatus
 	Cgroup        *cgroups.Stats
+	OOMKills      *uint64 // processes that the kernel killed in its cgroup (cgroups.Cgroup.OOMKills); nil: not known
 	WritableLayer FsUsage
 }
 

@@ -5,6 +5,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ type Config struct {
 	Dir          string // for root, state, configuration, log; made when missing. Root must not be on overlayfs.
 	CertsDir     string // [image] config_path; "" for none
 	CgroupDriver string // [cgroup] driver; "" for auto
+	LogLevel     string // "debug" by default
 	More         string // further configuration, TOML
 }
 
@@ -99,7 +101,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 		return fmt.Errorf("opening the daemon's log: %w", err)
 	}
 	defer log.Close()
-	d.cmd = d.Command(context.Background(), "--log-level", "debug") // it outlives this call
+	d.cmd = d.Command(context.Background(), "--log-level", cmp.Or(d.config.LogLevel, "debug")) // it outlives this call
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+d.path("notify.sock"))
 	if err := d.cmd.Start(); err != nil {

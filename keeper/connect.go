@@ -265,7 +265,7 @@ func (c *Client) upgradeLink(ctx context.Context, l *link) error {
 	defer func() { _ = binary.Close() }()
 	e := &wire.Encoder{}
 	e.File(binary)
-	_, err = l.call(ctx, wire.Upgrade, "", e)
+	_, err = l.call(ctx, wire.Upgrade, "", e, nil)
 	if errors.Is(err, errBroken) {
 		return nil
 	}

@@ -59,7 +59,7 @@ func newLink(ctx context.Context, conn *wire.Conn, version string, exits *exitQu
 	e := &wire.Encoder{}
 	e.Int32(wire.Protocol)
 	e.String(version)
-	m, err := l.call(ctx, wire.Hello, "", e)
+	m, err := l.call(ctx, wire.Hello, "", e, nil)
 	if err != nil {
 		l.close()
 		return nil, fmt.Errorf("saying hello to the keeper: %w", err)
@@ -114,12 +114,12 @@ func (l *link) end(id string) {
 	e := &wire.Encoder{}
 	e.String(id)
 	e.Int32(int(unix.SIGKILL))
-	_, _ = l.call(context.Background(), wire.Signal, id, e)
+	_, _ = l.call(context.Background(), wire.Signal, id, e, nil)
 }
 
 // call sends a request and waits for its answer. When ctx ends it asks the keeper to give up, and waits for what came of it: a process
-// that has started all the same is reported as started.
-func (l *link) call(ctx context.Context, kind wire.Kind, id string, e *wire.Encoder) (wire.Message, error) {
+// that has started all the same is reported as started. sent may be nil.
+func (l *link) call(ctx context.Context, kind wire.Kind, id string, e *wire.Encoder, sent func()) (wire.Message, error) {
 	if err := ctx.Err(); err != nil {
 		return wire.Message{}, err
 	}
@@ -136,6 +136,9 @@ func (l *link) call(ctx context.Context, kind wire.Kind, id string, e *wire.Enco
 			return wire.Message{}, err
 		}
 		return wire.Message{}, errors.Join(errBroken, err)
+	}
+	if sent != nil {
+		sent()
 	}
 	done := ctx.Done()
 	var patience <-chan time.Time

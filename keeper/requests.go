@@ -12,14 +12,14 @@ import (
 	"github.com/shimd/shimd/keeper/internal/wire"
 )
 
-func (c *Client) call(ctx context.Context, kind wire.Kind, id string, e *wire.Encoder) (wire.Message, error) {
+func (c *Client) call(ctx context.Context, kind wire.Kind, id string, e *wire.Encoder, sent func()) (wire.Message, error) {
 	c.mu.Lock()
 	l := c.link
 	c.mu.Unlock()
 	if l == nil {
 		return wire.Message{}, errNotConnected()
 	}
-	m, err := l.call(ctx, kind, id, e)
+	m, err := l.call(ctx, kind, id, e, sent)
 	if err == nil && m.Kind == wire.Failure {
 		err = decodeFailure(m)
 	}
@@ -28,7 +28,7 @@ func (c *Client) call(ctx context.Context, kind wire.Kind, id string, e *wire.En
 
 // order is a call whose answer says nothing.
 func (c *Client) order(ctx context.Context, kind wire.Kind, id string, e *wire.Encoder) error {
-	m, err := c.call(ctx, kind, id, e)
+	m, err := c.call(ctx, kind, id, e, nil)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (c *Client) Start(ctx context.Context, req StartRequest) (Started, error) {
 		e.File(f)
 	}
 	encodeIO(e, req.IO)
-	m, err := c.call(ctx, wire.Start, req.ID, e)
+	m, err := c.call(ctx, wire.Start, req.ID, e, nil)
 	if err != nil {
 		return Started{}, fmt.Errorf("starting %q: %w", req.ID, err)
 	}
@@ -110,14 +110,26 @@ func (c *Client) Signal(ctx context.Context, id string, signal int) error {
 	return wrap("signalling", id, c.order(ctx, wire.Signal, id, e))
 }
 
-// Attach implements Keeper. The caller closes its own copies of the descriptors once it has called, or the keeper cannot see their end.
+// Attach implements Keeper. It closes req's files, so that each side sees the other's end.
 func (c *Client) Attach(ctx context.Context, req AttachRequest) error {
+	closeFiles := func() {
+		for _, f := range []*os.File{req.Stdin, req.Stdout, req.Stderr} {
+			if f != nil {
+				_ = f.Close()
+			}
+		}
+	}
+	defer closeFiles()
 	e := &wire.Encoder{}
 	e.String(req.ID)
 	e.File(req.Stdin)
 	e.File(req.Stdout)
 	e.File(req.Stderr)
-	return wrap("attaching to", req.ID, c.order(ctx, wire.Attach, req.ID, e))
+	m, err := c.call(ctx, wire.Attach, req.ID, e, closeFiles)
+	if err == nil {
+		err = m.Decoder().End()
+	}
+	return wrap("attaching to", req.ID, err)
 }
 
 // Resize implements Keeper.
@@ -162,7 +174,7 @@ func (c *Client) List(ctx context.Context) ([]Process, error) {
 	for after, more := "", true; more; {
 		e := &wire.Encoder{}
 		e.String(after)
-		m, err := c.call(ctx, wire.List, "", e)
+		m, err := c.call(ctx, wire.List, "", e, nil)
 		var page []Process
 		if err == nil {
 			page, more, err = decodePage(m)

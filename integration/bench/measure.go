@@ -133,25 +133,34 @@ func (m *measurement) start(ctx context.Context) (*life, error) {
 	pod := m.client.Sandbox("bench")
 	container := criclient.Container("main", m.image, "sleep", "1000000")
 	container.LogPath = ""
-	return l, errors.Join(
-		l.step(stepRun, wholeStart, func() error {
-			answer, err := m.client.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: pod, RuntimeHandler: m.opts.Handler})
-			l.pod = answer.GetPodSandboxId()
-			return err
-		}),
-		l.step(stepCreate, wholeStart, func() error {
-			answer, err := m.client.CreateContainer(ctx, &criv1.CreateContainerRequest{PodSandboxId: l.pod, Config: container, SandboxConfig: pod})
-			l.container = answer.GetContainerId()
-			return err
-		}),
-		l.step(stepStart, wholeStart, func() error {
-			_, err := m.client.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: l.container})
-			return err
-		}))
+	if err := l.step(stepRun, wholeStart, func() error {
+		answer, err := m.client.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: pod, RuntimeHandler: m.opts.Handler})
+		l.pod = answer.GetPodSandboxId()
+		return err
+	}); err != nil {
+		return l, err
+	}
+	if err := l.step(stepCreate, wholeStart, func() error {
+		answer, err := m.client.CreateContainer(ctx, &criv1.CreateContainerRequest{PodSandboxId: l.pod, Config: container, SandboxConfig: pod})
+		l.container = answer.GetContainerId()
+		return err
+	}); err != nil {
+		return l, err
+	}
+	return l, l.step(stepStart, wholeStart, func() error {
+		_, err := m.client.StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: l.container})
+		return err
+	})
 }
 
 // remove stops by SIGKILL: how long a program takes to heed SIGTERM is not the runtime's.
 func (m *measurement) remove(ctx context.Context, l *life) error {
+	if l.container == "" {
+		if l.pod == "" {
+			return nil
+		}
+		return m.client.Remove(ctx, l.pod)
+	}
 	return errors.Join(
 		l.step(stepStop, wholeStop, func() error {
 			_, err := m.client.StopContainer(ctx, &criv1.StopContainerRequest{ContainerId: l.container})

@@ -13,6 +13,7 @@ var (
 	sysCapset       = &call{unix.SYS_CAPSET, "capset"}
 	sysChdir        = &call{unix.SYS_CHDIR, "chdir"}
 	sysChroot       = &call{unix.SYS_CHROOT, "chroot"}
+	sysClone        = &call{unix.SYS_CLONE, "clone"}
 	sysClone3       = &call{unix.SYS_CLONE3, "clone3"}
 	sysClose        = &call{unix.SYS_CLOSE, "close"}
 	sysCloseRange   = &call{unix.SYS_CLOSE_RANGE, "close_range"}

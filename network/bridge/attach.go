@@ -139,10 +139,16 @@ func (n *Network) connect(s *rtnl.Socket, ns *os.File, bridge int, r *record) er
 	if created != nil && !errors.Is(created, unix.EEXIST) {
 		return fmt.Errorf("connecting sandbox %s: %w", r.ID, created)
 	}
+	if err := ignoreRouterAdvertisements(name); err != nil {
+		return fmt.Errorf("connecting sandbox %s: %w", r.ID, err)
+	}
 	inside, index, err := enter(ns)
 	if errors.Is(err, unix.ENODEV) && created != nil {
 		// The host's end is there, but its peer is not in this namespace: something else uses our name, or a crash left it.
 		if err := s.Do(append([]rtnl.Step{deleteLinkStep(name)}, steps...)...); err != nil {
+			return fmt.Errorf("connecting sandbox %s: %w", r.ID, err)
+		}
+		if err := ignoreRouterAdvertisements(name); err != nil {
 			return fmt.Errorf("connecting sandbox %s: %w", r.ID, err)
 		}
 		inside, index, err = enter(ns)
@@ -238,6 +244,7 @@ func (n *Network) Reconcile(ctx context.Context, live []string) error {
 	n.mu.Lock()
 	left := len(n.sandboxes)
 	n.mu.Unlock()
+	n.bridgeIndex.Store(0) // look at everything again: gateways of former CIDRs may have lost their last sandbox
 	if left > 0 {
 		_, err := n.ensure(ctx, s)
 		errs = append(errs, err)

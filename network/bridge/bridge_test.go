@@ -2,14 +2,9 @@ package bridge
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"testing"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/shimd/shimd/network/attachment"
 	"github.com/shimd/shimd/network/nettest"
@@ -107,5 +102,3 @@ func BenchmarkAttach(b *testing.B) {
 		ns.Close()
 	}
 }
-
-var _, _, _, _ = errors.Is, os.Remove, filepath.Join, errdefs.ErrNotFound

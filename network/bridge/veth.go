@@ -3,7 +3,9 @@ package bridge
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -36,7 +38,7 @@ func macOf(a netip.Addr) net.HardwareAddr {
 
 // vethSteps create a veth whose host end is a port of the bridge and whose peer is eth0 in the sandbox's namespace. IFF_UP on the peer would
 // fail here: its namespace brings it up. Slave and address family settings are honoured only for a link that exists, and
-// the host end must have no address generation before it is up, hence three messages.
+// that before it is up, hence so many messages.
 func vethSteps(name string, bridge, mtu int, mac net.HardwareAddr, ns *os.File) []rtnl.Step {
 	create := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
 	create.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
@@ -70,8 +72,20 @@ func vethSteps(name string, bridge, mtu int, mac net.HardwareAddr, ns *os.File) 
 	return []rtnl.Step{
 		{What: "creating veth " + name, Request: create},
 		{What: "making veth " + name + " a port of the bridge", Request: port},
+		noLinkLocal(name),
 		{What: "bringing veth " + name + " up", Request: up},
 	}
+}
+
+// noLinkLocal keeps IPv6 from giving a bridge's port an address: nothing speaks IP there, and it would cost timers and packets with every pod.
+func noLinkLocal(name string) rtnl.Step {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(name)))
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	spec.AddRtAttr(unix.AF_INET6, nil).AddRtAttr(unix.IFLA_INET6_ADDR_GEN_MODE, []byte{nl.IN6_ADDR_GEN_MODE_NONE})
+	req.AddData(spec)
+	return rtnl.Step{What: "keeping addresses off " + name, Request: req, Allow: []unix.Errno{unix.EAFNOSUPPORT}} // a kernel without IPv6
 }
 
 // podSteps set up the inside of a sandbox. All of them may be done again.
@@ -139,17 +153,24 @@ func deleteLinkStep(name string) rtnl.Step {
 	return rtnl.Step{What: "deleting interface " + name, Request: req, Allow: []unix.Errno{unix.ENODEV}}
 }
 
-// quietIPv6 is written inside the sandbox before eth0 is up: no router advertisement of a neighbouring pod redirects its traffic
-// (CVE-2020-10749 from the pods' side), and the link-local address works at once.
+// ignoreRouterAdvertisements keeps the kernel from taking a default route out of a packet that a neighbour made up (CVE-2020-10749).
+func ignoreRouterAdvertisements(iface string) error {
+	return writeIPv6(iface, "accept_ra", "0")
+}
+
+// quietIPv6 is for interfaces that have addresses. They ignore router advertisements, in a sandbox too, where a neighbouring pod might
+// send them; and their link-local address works at once, without the second that duplicate address detection takes.
 func quietIPv6(iface string) error {
-	dir := "/proc/sys/net/ipv6/conf/" + iface + "/"
-	if _, err := os.Stat(dir); err != nil {
-		return nil // a kernel without IPv6
+	if err := ignoreRouterAdvertisements(iface); err != nil {
+		return err
 	}
-	for _, f := range []struct{ name, value string }{{"accept_ra", "0"}, {"accept_dad", "0"}} {
-		if err := writeSysctl(dir+f.name, f.value); err != nil {
-			return err
-		}
+	return writeIPv6(iface, "accept_dad", "0")
+}
+
+func writeIPv6(iface, name, value string) error {
+	err := writeSysctl("/proc/sys/net/ipv6/conf/"+iface+"/"+name, value)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // a kernel without IPv6, or an interface that is gone, which the next step will say
 	}
-	return nil
+	return err
 }

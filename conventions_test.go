@@ -29,7 +29,9 @@ type goPackage struct {
 }
 
 // room is the package's path within the module.
-func (p goPackage) room() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
+func (p goPackage) room() string {
+	return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/")
+}
 
 func packages(t *testing.T) []goPackage {
 	t.Helper()

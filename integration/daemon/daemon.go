@@ -25,9 +25,12 @@ type Config struct {
 	Programs     string // directory with shimd and shimd-keeper
 	Dir          string // for root, state, configuration, log; made when missing. Root must not be on overlayfs.
 	CertsDir     string // [image] config_path; "" for none
+	Root         string // --root; "" for one in Dir
+	State        string // --state; "" for one in Dir
 	CgroupDriver string // [cgroup] driver; "" for auto
 	LogLevel     string // "debug" by default
 	More         string // further configuration, TOML
+	Detach       bool   // its own session, so that it outlives this program and its terminal; the machine's own CNI configuration
 }
 
 // startTimeout is long for the sake of emulated machines; a start takes milliseconds.
@@ -54,7 +57,7 @@ func New(config Config) (*Daemon, error) {
 		fmt.Fprintf(&text, "[cgroup]\ndriver = %q\n", config.CgroupDriver)
 	}
 	// No CNI configuration of the machine's: the built-in network is what is tested unless the test says otherwise.
-	if !strings.Contains(config.More, "[network]") {
+	if !strings.Contains(config.More, "[network]") && !config.Detach {
 		fmt.Fprintf(&text, "[network]\ncni_conf_dir = %q\n", d.path("cni"))
 	}
 	text.WriteString(config.More)
@@ -67,13 +70,13 @@ func New(config Config) (*Daemon, error) {
 func (d *Daemon) path(name string) string { return filepath.Join(d.config.Dir, name) }
 
 // Root and State are the daemon's directories.
-func (d *Daemon) Root() string { return d.path("root") }
+func (d *Daemon) Root() string { return cmp.Or(d.config.Root, d.path("root")) }
 
 // State is the state directory.
-func (d *Daemon) State() string { return d.path("state") }
+func (d *Daemon) State() string { return cmp.Or(d.config.State, d.path("state")) }
 
 // Endpoint is the CRI endpoint.
-func (d *Daemon) Endpoint() string { return "unix://" + d.path("shimd.sock") }
+func (d *Daemon) Endpoint() string { return "unix://" + filepath.Join(d.State(), "shimd.sock") }
 
 // LogFile holds what all runs of the daemon printed.
 func (d *Daemon) LogFile() string { return d.path("shimd.log") }
@@ -104,6 +107,7 @@ func (d *Daemon) Start(ctx context.Context) error {
 	d.cmd = d.Command(context.Background(), "--log-level", cmp.Or(d.config.LogLevel, "debug")) // it outlives this call
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	d.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+d.path("notify.sock"))
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: d.config.Detach}
 	if err := d.cmd.Start(); err != nil {
 		return fmt.Errorf("starting shimd: %w", err)
 	}
@@ -201,7 +205,7 @@ func (d *Daemon) Keepers() ([]int, error) {
 			continue // ended meanwhile
 		}
 		arguments := bytes.Split(line, []byte{0})
-		if strings.HasSuffix(string(arguments[0]), "shimd-keeper") && bytes.Contains(line, []byte(d.config.Dir)) {
+		if strings.HasSuffix(string(arguments[0]), "shimd-keeper") && bytes.Contains(line, []byte(d.State())) {
 			var pid int
 			if _, err := fmt.Sscanf(file, "/proc/%d/cmdline", &pid); err == nil {
 				found = append(found, pid)

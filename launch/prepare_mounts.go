@@ -137,7 +137,7 @@ func (b *containerBuilder) source(m *specs.Mount, o *mounts.Options) (*os.File, 
 		return b.finish(f, m, *o)
 	}
 	made := func(kind string) (*os.File, *filesystem, error) {
-		return nil, &filesystem{kind: kind, parameters: o.Filesystem, attributes: o.Set}, nil
+		return nil, &filesystem{kind: kind, parameters: withSource(m.Source, o.Filesystem), attributes: o.Set}, nil
 	}
 	switch m.Type {
 	case "proc":
@@ -152,7 +152,7 @@ func (b *containerBuilder) source(m *specs.Mount, o *mounts.Options) (*os.File, 
 		if b.unified() {
 			return made("cgroup2")
 		}
-		f, err := mounts.New("tmpfs", b.owned("mode=755"), 0)
+		f, err := mounts.New("tmpfs", b.owned("tmpfs", withSource(m.Source, []string{"mode=755"})...), 0)
 		if err == nil {
 			b.sealed = append(b.sealed, sealing{f, *o})
 		}
@@ -163,7 +163,7 @@ func (b *containerBuilder) source(m *specs.Mount, o *mounts.Options) (*os.File, 
 		}
 		return b.tmpfs(m, *o)
 	case "devpts":
-		f, err := mounts.New("devpts", b.owned(append([]string{"newinstance"}, without(o.Filesystem, "newinstance")...)...), o.Set)
+		f, err := mounts.New("devpts", b.owned(m.Type, withSource(m.Source, append([]string{"newinstance"}, without(o.Filesystem, "newinstance")...))...), o.Set)
 		return f, nil, err
 	}
 	f, err := mounts.New(m.Type, withSource(m.Source, o.Filesystem), o.Set)
@@ -190,7 +190,7 @@ func without(values []string, name string) []string {
 
 // tmpfs is sealed late if it is read-only: mount points and devices are made in it.
 func (b *containerBuilder) tmpfs(m *specs.Mount, o mounts.Options) (*os.File, *filesystem, error) {
-	f, err := mounts.New("tmpfs", b.owned(o.Filesystem...), o.Set&^unix.MOUNT_ATTR_RDONLY)
+	f, err := mounts.New("tmpfs", b.owned(m.Type, withSource(m.Source, o.Filesystem)...), o.Set&^unix.MOUNT_ATTR_RDONLY)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -257,12 +257,15 @@ func (b *containerBuilder) checkPropagation(m *specs.Mount, o *mounts.Options) e
 
 // owned adds the owner to the parameters of a file system that is made outside of a user namespace: its root belongs to the container's root, and the
 // ids that are there already are the container's.
-func (b *containerBuilder) owned(parameters ...string) []string {
+func (b *containerBuilder) owned(kind string, parameters ...string) []string {
 	if b.plan.user == 0 {
 		return parameters
 	}
 	linux := b.in.Spec.Linux
-	out := []string{"uid=" + itoa(hostID(0, linux.UIDMappings)), "gid=" + itoa(hostID(0, linux.GIDMappings))}
+	var out []string
+	if kind == "tmpfs" { // a terminal belongs to who opens it
+		out = []string{"uid=" + itoa(hostID(0, linux.UIDMappings)), "gid=" + itoa(hostID(0, linux.GIDMappings))}
+	}
 	for _, p := range parameters {
 		key, value, _ := strings.Cut(p, "=")
 		if id, err := strconv.ParseUint(value, 10, 32); err == nil && (key == "uid" || key == "gid") {

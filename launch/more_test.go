@@ -1,0 +1,293 @@
+package launch
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// userSpec is testSpec in a user namespace.
+func userSpec(args ...string) *specs.Spec {
+	s := testSpec(args...)
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 200000, Size: 65536}}
+	s.Linux.GIDMappings = s.Linux.UIDMappings
+	return s
+}
+
+// userImage is an image whose files belong to the mapped root.
+func userImage(t testing.TB) string {
+	dir := image(t)
+	err := filepath.Walk(dir, func(name string, _ os.FileInfo, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(name, 200000, 200000)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := dir; p != "/tmp" && p != "/"; p = filepath.Dir(p) {
+		_ = os.Chmod(p, 0o755)
+	}
+	return dir
+}
+
+func TestUserNamespace(t *testing.T) {
+	out := mustRun(t, userImage(t), userSpec("sh", "-c", `
+		echo pid $$; id; cat /proc/self/uid_map /proc/self/mountinfo; ls -ln /dev; touch /tmp/mine; ls -ln /tmp; head -c1 /dev/zero | cat >/dev/null; ls -lnd /dev/pts /dev/mqueue; umount /proc/acpi || echo kept`), nil)
+	contains(t, out, "pid 1\n", "200000", "uid=0 gid=0\n")
+}
+
+func TestTerminal(t *testing.T) {
+	spec := testSpec("sh", "-c", "tty; ls -l /dev/console $(tty); id -u; echo 1 2 | cat; stat -c %n /dev/pts/0; cat /proc/self/stat")
+	spec.Process.User.UID = 1000
+	spec.Process.ConsoleSize = &specs.Box{Height: 30, Width: 90}
+	in, _ := input(t, image(t), spec)
+	in.Terminal = true
+	l, err := PrepareContainer(context.Background(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.FcntlInt(l.Console.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	master := os.NewFile(uintptr(fd), "master")
+	defer master.Close()
+	res := launchAndWait(t, l, master, nil)
+	if res.err != nil || res.status.ExitStatus() != 0 {
+		t.Errorf("%v, status %d", res.err, res.status.ExitStatus())
+	}
+	contains(t, res.output, "/dev/pts/0", "1000", "/dev/console")
+}
+
+// running starts a container that waits, and answers its process.
+func running(t testing.TB, dir string, spec *specs.Spec, change func(*ContainerInput)) (pid int, pidfd *os.File) {
+	t.Helper()
+	spec.Process.Args = []string{"sh", "-c", "echo up; exec sleep 1000"}
+	in, out := input(t, dir, spec)
+	if change != nil {
+		change(&in)
+	}
+	l, err := PrepareContainer(context.Background(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	pid, report := start(t, l)
+	moved, failed, err := ReadReport(report)
+	if err != nil || failed != nil {
+		if failed != nil {
+			err = l.Describe(failed.Op, failed.Errno)
+		}
+		t.Fatal(err)
+	}
+	if moved != 0 {
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+		pid = moved
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if line != "up\n" {
+		t.Fatalf("container says %q, %v", line, err)
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	t.Cleanup(func() { f.Close() })
+	return pid, f
+}
+
+func runExec(t testing.TB, in ExecInput) outcome {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	in.Stdio, in.TmpDir = [3]*os.File{null, w, w}, t.TempDir()
+	l, err := PrepareExec(context.Background(), in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !l.Reparents {
+		t.Error("an exec reparents")
+	}
+	return launchAndWait(t, l, r, w)
+}
+
+func TestExec(t *testing.T) {
+	for name, spec := range map[string]*specs.Spec{"plain": testSpec(), "user namespace": userSpec()} {
+		t.Run(name, func(t *testing.T) {
+			dir := userImage(t)
+			pid, pidfd := running(t, dir, spec, nil)
+			process := *spec.Process
+			process.Args = []string{"sh", "-c", "id; hostname; pwd; ls /proc/self/fd; grep Cap /proc/self/status; cat /proc/1/comm; ps"}
+			process.User.AdditionalGids = []uint32{5, 6}
+			process.User.GID = 7
+			process.Cwd = "/tmp"
+			res := runExec(t, ExecInput{Process: &process, PID: pid, PIDFD: pidfd, Spec: spec})
+			if res.err != nil || res.status.ExitStatus() != 0 {
+				t.Errorf("%v %d", res.err, res.status.ExitStatus())
+			}
+			contains(t, res.output, "uid=0 gid=7 groups=5,6", "inside", "/tmp\n0\n1\n2\n3\nCap", "sleep", "CapInh:\t0000000000000000")
+			process.Args = []string{"nothing"}
+			res = runExec(t, ExecInput{Process: &process, PID: pid, PIDFD: pidfd, Spec: spec})
+			if res.err == nil || !strings.Contains(res.err.Error(), `executing in container: executing "nothing": no such file or directory in the container`) {
+				t.Errorf("error %v", res.err)
+			}
+		})
+	}
+}
+
+// A container that shares the PID namespace of another sees its processes, and its own proc.
+func TestJoinedPIDNamespace(t *testing.T) {
+	dir := image(t)
+	pid, _ := running(t, dir, testSpec(), nil)
+	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	join := func(in *ContainerInput) { in.Join = map[specs.LinuxNamespaceType]*os.File{specs.PIDNamespace: ns} }
+	out := mustRun(t, dir, testSpec("sh", "-c", "cat /proc/1/comm; ps"), join)
+	contains(t, out, "sleep")
+	cloned, err := clonedProc(ns, unix.MOUNT_ATTR_NOSUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cloned.Close()
+	fd, err := unix.Openat(int(cloned.Fd()), "1/comm", unix.O_RDONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 16)
+	if n, err := unix.Read(fd, buf); string(buf[:n]) != "sleep\n" {
+		t.Errorf("cloned proc says %q, %v", buf[:n], err)
+	}
+}
+
+func TestProcessAttributes(t *testing.T) {
+	spec := testSpec("sh", "-c", "id; pwd; grep -E 'Cap|NoNew|Seccomp:|Groups' /proc/self/status; grep 'open files' /proc/self/limits; touch /x; touch /tmp/x; cat /proc/self/oom_score_adj; ls /mnt/data")
+	spec.Root.Readonly = true
+	score := 500
+	spec.Process.OOMScoreAdj = &score
+	spec.Process.Cwd = "/root/made"
+	spec.Process.NoNewPrivileges = true
+	spec.Process.User = specs.User{UID: 1000, GID: 1001, AdditionalGids: []uint32{44}}
+	spec.Process.Capabilities.Ambient = []string{"CAP_KILL"}
+	data := t.TempDir()
+	if err := os.WriteFile(filepath.Join(data, "file"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec.Mounts = append(spec.Mounts,
+		specs.Mount{Destination: "/tmp", Type: "tmpfs", Options: []string{"mode=1777"}},
+		specs.Mount{Destination: "/mnt/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}})
+	// allow everything: BPF_RET SECCOMP_RET_ALLOW
+	filter := []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f}
+	for _, nnp := range []bool{true, false} {
+		spec.Process.NoNewPrivileges = nnp
+		res := runContainer(t, image(t), spec, func(in *ContainerInput) { in.Seccomp = filter })
+		if res.err != nil {
+			t.Error(res.err)
+		}
+		contains(t, res.output, "uid=1000 gid=1001 groups=44", "/root/made", "CapInh:\t0000000000000020", "CapEff:\t0000000000000020", "CapBnd:\t00000000000000e3", "CapAmb:\t0000000000000020",
+			"Seccomp:\t2", "touch: /x: Read-only file system", "500\n", "file\n", "1000                 1024")
+	}
+}
+
+func benchmarkInput(b *testing.B) (ContainerInput, string) {
+	dir := image(b)
+	in, _ := input(b, dir, testSpec("true"))
+	return in, dir
+}
+
+func BenchmarkPrepareContainer(b *testing.B) {
+	in, dir := benchmarkInput(b)
+	for b.Loop() {
+		b.StopTimer()
+		in.Rootfs = rootfs(b, dir)
+		b.StartTimer()
+		l, err := PrepareContainer(context.Background(), in)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		l.Close()
+		in.Rootfs.Close()
+		b.StartTimer()
+	}
+}
+
+// From the clone to the report that the execve is done.
+func BenchmarkLaunch(b *testing.B) {
+	in, dir := benchmarkInput(b)
+	for b.Loop() {
+		b.StopTimer()
+		in.Rootfs = rootfs(b, dir)
+		l, err := PrepareContainer(context.Background(), in)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		pid, report := start(b, l)
+		_, failed, err := ReadReport(report)
+		b.StopTimer()
+		if failed != nil || err != nil {
+			b.Fatal(failed, err)
+		}
+		_, _ = syscall.Wait4(pid, nil, 0, nil)
+		_ = report.Close()
+		l.Close()
+		in.Rootfs.Close()
+		b.StartTimer()
+	}
+}
+
+func BenchmarkExec(b *testing.B) {
+	spec := testSpec()
+	pid, pidfd := running(b, image(b), spec, nil)
+	process := *spec.Process
+	process.Args = []string{"true"}
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer null.Close()
+	in := ExecInput{Process: &process, PID: pid, PIDFD: pidfd, Spec: spec, Stdio: [3]*os.File{null, null, null}}
+	for b.Loop() {
+		l, err := PrepareExec(context.Background(), in)
+		if err != nil {
+			b.Fatal(err)
+		}
+		first, report := start(b, l)
+		second, failed, err := ReadReport(report)
+		if failed != nil || err != nil {
+			b.Fatal(failed, err)
+		}
+		_, _ = syscall.Wait4(first, nil, 0, nil)
+		_, _ = syscall.Wait4(second, nil, 0, nil)
+		_ = report.Close()
+		l.Close()
+	}
+}

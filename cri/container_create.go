@@ -15,6 +15,9 @@ func (s *runtimeService) CreateContainer(ctx context.Context, req *criv1.CreateC
 	if err != nil {
 		return nil, err
 	}
+	if err := knownHandler("config.image.runtime_handler", cfg.Image.RuntimeHandler, s.runtime.Handlers()); err != nil {
+		return nil, err
+	}
 	id, err := s.runtime.CreateContainer(ctx, runtime.SandboxID(req.GetPodSandboxId()), cfg)
 	if err != nil {
 		return nil, err

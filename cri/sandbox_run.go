@@ -14,6 +14,9 @@ func (s *runtimeService) RunPodSandbox(ctx context.Context, req *criv1.RunPodSan
 	if err != nil {
 		return nil, err
 	}
+	if err := knownHandler("runtime_handler", cfg.RuntimeHandler, s.runtime.Handlers()); err != nil {
+		return nil, err
+	}
 	id, err := s.runtime.RunSandbox(ctx, cfg)
 	if err != nil {
 		return nil, err

@@ -61,7 +61,8 @@ type runtimeService struct {
 // imageService is CRI's ImageService.
 type imageService struct {
 	criv1.UnsafeImageServiceServer
-	images Images
+	images  Images
+	runtime Runtime // for its handlers
 }
 
 // New makes a service and starts its streaming server.
@@ -88,7 +89,7 @@ func New(o Options) (*Service, error) {
 	}
 	return &Service{
 		runtime:     &runtimeService{runtime: o.Runtime, streams: streams, version: o.Version, cores: newCores(time.Now)},
-		images:      &imageService{images: o.Images},
+		images:      &imageService{images: o.Images, runtime: o.Runtime},
 		streams:     streams,
 		interceptor: interceptor,
 		tracer:      o.Tracer,

@@ -112,12 +112,15 @@ func (n *network) Reconcile(ctx context.Context, live []string) error {
 	return errors.Join(n.cni.Reconcile(ctx, live), n.bridge.Reconcile(ctx, live))
 }
 
+// Info is what Network.Info answers.
+type Info struct {
+	Serving string      `json:"serving"` // "cni" or "bridge": what the next sandbox is attached by
+	CNI     cni.Info    `json:"cni"`
+	Bridge  bridge.Info `json:"bridge"`
+}
+
 func (n *network) Info() any {
-	info := struct {
-		Serving string      `json:"serving"`
-		CNI     cni.Info    `json:"cni"`
-		Bridge  bridge.Info `json:"bridge"`
-	}{"bridge", n.cni.Info(), n.bridge.Info()}
+	info := Info{"bridge", n.cni.Info(), n.bridge.Info()}
 	if n.cni.Configured() {
 		info.Serving = "cni"
 	}

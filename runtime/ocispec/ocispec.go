@@ -87,6 +87,10 @@ type Volume struct {
 	HostPath string // the directory bind mounted there
 }
 
+// specVersion is what specifications declare. Later versions only add fields, which are used all the same; but crun up to 1.8 (Debian 12) refuses any
+// other minor version than 1.0.
+const specVersion = "1.0.2"
+
 // Generate translates a request into a specification.
 //
 // Errors are of kind invalid argument and name the CRI field, or failed precondition where this host lacks what was asked for.
@@ -96,7 +100,7 @@ func Generate(in Input) (*Output, error) {
 		return nil, err
 	}
 	g.spec = &specs.Spec{
-		Version: specs.Version,
+		Version: specVersion,
 		Root:    &specs.Root{Path: in.RootfsPath, Readonly: g.sec.ReadonlyRootfs},
 		Linux:   &specs.Linux{CgroupsPath: in.CgroupPath, MountLabel: in.MountLabel},
 	}

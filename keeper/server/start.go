@@ -130,6 +130,12 @@ func (s *Server) fork(r *startRequest, report int) (pid, pidfd int, err error) {
 		highest = max(highest, fd)
 		files[i] = uintptr(fd) // -1 becomes the value that the library closes
 	}
+	// A client that opened these for polling passes them non-blocking, and a program that does not expect that loses its output.
+	for _, fd := range r.files[:reportIndex] {
+		if fd >= 0 {
+			_ = syscall.SetNonblock(fd, false)
+		}
+	}
 	files[reportIndex] = uintptr(report)
 	highest = max(highest, report)
 	// Renumbering in the child uses the numbers right above the highest one as scratch room; the program must not stand there.

@@ -80,6 +80,7 @@ func (t *tap) finish() {
 	t.mu.Lock()
 	t.finished = true
 	t.mu.Unlock()
+	_ = t.file.SetWriteDeadline(time.Now().Add(tapGrace)) // also for a write that waits already
 	nudge(t.wake)
 }
 

@@ -2,6 +2,8 @@ package cgroups
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -118,34 +120,59 @@ func (g *groupV1) deviceChanges(devices []specs.LinuxDeviceCgroup) ([]write, err
 }
 
 // planDeviceChanges compares devices.list with the rules. Only lists that begin by denying everything, and then allow, can be changed that way.
+// A line of the list is a device and letters, and each letter is allowed and denied by itself.
 func planDeviceChanges(current string, devices []specs.LinuxDeviceCgroup) ([]write, error) {
 	rules, err := parseDevices(devices)
 	if err != nil {
 		return nil, err
 	}
-	have := map[string]bool{}
-	for line := range strings.Lines(current) {
-		have[strings.TrimSpace(line)] = true
-	}
-	if have["a *:* rwm"] || len(rules) == 0 || rules[0].allow || !rules[0].everything() {
+	if len(rules) == 0 || rules[0].allow || !rules[0].everything() {
 		return planDevicesV1(devices)
 	}
-	want := map[string]bool{}
-	var p plan
+	have, want := deviceList{}, deviceList{}
+	for line := range strings.Lines(current) {
+		have.add(strings.TrimSpace(line))
+	}
+	if have["a *:*"] != "" {
+		return planDevicesV1(devices)
+	}
 	for _, r := range rules[1:] {
 		if !r.allow || r.everything() {
 			return planDevicesV1(devices)
 		}
 		for _, line := range r.lines() {
-			if want[line] = true; !have[line] {
-				p.set("devices", "devices.allow", "devices", line)
-			}
+			want.add(line)
 		}
 	}
-	for line := range strings.Lines(current) {
-		if line = strings.TrimSpace(line); !want[line] {
-			p.set("devices", "devices.deny", "devices", line)
+	var p plan
+	for _, device := range slices.Sorted(maps.Keys(want)) {
+		if more := without(want[device], have[device]); more != "" {
+			p.set("devices", "devices.allow", "devices", device+" "+more)
+		}
+	}
+	for _, device := range slices.Sorted(maps.Keys(have)) {
+		if less := without(have[device], want[device]); less != "" {
+			p.set("devices", "devices.deny", "devices", device+" "+less)
 		}
 	}
 	return p.writes, nil
+}
+
+// deviceList is the letters of access by device ("c 1:3").
+type deviceList map[string]string
+
+func (l deviceList) add(line string) {
+	if i := strings.LastIndexByte(line, ' '); i > 0 {
+		l[line[:i]] += without(line[i+1:], l[line[:i]])
+	}
+}
+
+// without is the letters of a that are not in b.
+func without(a, b string) string {
+	return strings.Map(func(c rune) rune {
+		if strings.ContainsRune(b, c) {
+			return -1
+		}
+		return c
+	}, a)
 }

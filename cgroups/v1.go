@@ -206,10 +206,9 @@ func (t *treeV1) names(path Path) ([]string, error) {
 // killAll kills what is in any of the hierarchies, and waits a moment for it to die. Processes are frozen meanwhile, so that one that forks
 // cannot outrun it.
 func (t *treeV1) killAll(path Path) error {
-	state := ""
-	if dir, found := t.dirOf["freezer"]; found {
-		state = dir + string(path) + "/freezer.state"
-		_ = writeFile(state, "FROZEN") // gone already, or it just takes some more rounds
+	freezer := t.place(path)("freezer")
+	if freezer != "" {
+		_ = writeFile(freezer+"/freezer.state", "FROZEN") // gone already, or it just takes some more rounds
 	}
 	var pidfds []int
 	var errs []error
@@ -220,11 +219,14 @@ func (t *treeV1) killAll(path Path) error {
 			errs = append(errs, err)
 		}
 	}
-	if state != "" {
-		// A frozen process doesn't die before it thaws.
-		if err := writeFile(state, "THAWED"); err != nil && !isGone(err) {
-			errs = append(errs, err)
-		}
+	if freezer != "" {
+		// A frozen process doesn't die before it thaws, and one below may be frozen by a state of its own.
+		errs = append(errs, walk(freezer, func(dir string) error {
+			if err := writeFile(dir+"/freezer.state", "THAWED"); err != nil && !isGone(err) {
+				return err
+			}
+			return nil
+		}))
 	}
 	awaitExits(pidfds, time.Second)
 	return errors.Join(errs...)

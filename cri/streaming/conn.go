@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,7 +52,7 @@ func (c *conn) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if !established(c.Conn) {
+			if !c.established() {
 				c.end()
 				return
 			}
@@ -59,12 +60,13 @@ func (c *conn) watch(ctx context.Context) {
 	}
 }
 
-// tcpEstablished is TCP_ESTABLISHED of the kernel's tcp_states.h. In any other state the client has closed its side.
+// tcpEstablished is TCP_ESTABLISHED of the kernel's tcp_states.h. In any other state that end is closed.
 const tcpEstablished = 1
 
-// established is true in doubt.
-func established(c net.Conn) bool {
-	tcp, ok := c.(*net.TCPConn)
+// established asks for the state of both ends. Ours does not change while its receive buffer is full, because the client's FIN has to wait, but the client's
+// does, and it is on this machine. It is true in doubt.
+func (c *conn) established() bool {
+	tcp, ok := c.Conn.(*net.TCPConn)
 	if !ok {
 		return true
 	}
@@ -72,12 +74,19 @@ func established(c net.Conn) bool {
 	if err != nil {
 		return false
 	}
-	alive := true
+	ours := true
 	err = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
-		alive = err != nil || info.State == tcpEstablished
+		ours = err != nil || info.State == tcpEstablished
 	})
-	return err == nil && alive
+	if err != nil || !ours {
+		return false
+	}
+	peer, err := netlink.SocketGet(tcp.RemoteAddr(), tcp.LocalAddr())
+	if err != nil {
+		return !errors.Is(err, unix.ENOENT) // any other error: the kernel has no socket diagnostics
+	}
+	return peer.State == tcpEstablished
 }
 
 // listener hands out conns.

@@ -254,16 +254,24 @@ func (c *container) ends(t testing.TB, set settings) *keeper.IO {
 	return io
 }
 
+func makeFIFOs(t testing.TB, directory string) {
+	t.Helper()
+	if err := os.MkdirAll(directory, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"/0", "/1", "/2"} {
+		if err := unix.Mkfifo(directory+name, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func (n *node) tryStart(id, script string, set settings) (*container, error) {
 	t := n.t
 	t.Helper()
 	c := &container{id: id, fifos: t.TempDir()}
 	c.logPath = c.fifos + "/log"
-	for _, name := range []string{"/0", "/1", "/2"} {
-		if err := unix.Mkfifo(c.fifos+name, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	makeFIFOs(t, c.fifos)
 	stdout, stderr := open(t, c.fifos+"/1", os.O_RDWR), open(t, c.fifos+"/2", os.O_RDWR)
 	stdin := open(t, os.DevNull, os.O_RDONLY)
 	if set.stdin {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -22,8 +23,8 @@ import (
 // and the limits with them, when it next looks at the slice and finds no unit that needs them. A slice needs no process, stays until it is stopped, and its limits,
 // being the unit's own properties, survive daemon-reload. (All tried with systemd 257.)
 //
-// What it costs: a slice can't be delegated. systemd resets what it manages and we do not tell it (memory.oom.group, cgroup.subtree_control) whenever it
-// applies a unit's properties, so Update saves and restores these two.
+// What it costs: a slice can't be delegated. systemd resets what it manages and we cannot tell it (memory.oom.group, cgroup.subtree_control, a quota finer than a percent) whenever it
+// applies a unit's properties, so Update saves and restores these. What a daemon-reload resets of them stays reset until the next Update.
 //
 // The properties of a unit come from limits alone, never from annotations: a pod's author could set any property of
 // a unit by them (CVE-2024-3154).
@@ -164,7 +165,16 @@ func (g *unitGroup) Update(ctx context.Context, res *specs.LinuxResources) error
 	if err := g.check(res); err != nil {
 		return fmt.Errorf("updating cgroup %s: %w", g.Path(), err)
 	}
-	restore := g.save()
+	if res == nil {
+		return nil
+	}
+	// systemd would take properties for a slice that is gone, and make its directory again.
+	cpuMax, err := readFile(g.dir + "/cpu.max")
+	if err != nil {
+		return fmt.Errorf("updating cgroup %s: %w", g.Path(), missing(err))
+	}
+	res = completeQuota(res, cpuMax)
+	restore := g.save("cpu.max", "memory.oom.group", "memory.high")
 	if err := g.units.update(ctx, g.Path(), res); err != nil {
 		return fmt.Errorf("updating cgroup %s: %w", g.Path(), err)
 	}
@@ -172,13 +182,42 @@ func (g *unitGroup) Update(ctx context.Context, res *specs.LinuxResources) error
 	return g.Cgroup.Update(ctx, res)
 }
 
+// completeQuota adds to a quota without a period, or the other way round, what is in force: a unit's property is the one divided by the other.
+func completeQuota(res *specs.LinuxResources, cpuMax string) *specs.LinuxResources {
+	if res.CPU == nil || (value(res.CPU.Quota) == 0) == (value(res.CPU.Period) == 0) {
+		return res
+	}
+	quotaText, periodText, _ := strings.Cut(strings.TrimSpace(cpuMax), " ")
+	quota := int64(-1)
+	if v, err := strconv.ParseInt(quotaText, 10, 64); err == nil {
+		quota = v
+	}
+	period, err := strconv.ParseUint(periodText, 10, 64)
+	if err != nil {
+		period = 100_000 // the kernel's default
+	}
+	whole, cpu := *res, *res.CPU
+	if value(cpu.Quota) == 0 {
+		cpu.Quota = &quota
+	} else {
+		cpu.Period = &period
+	}
+	whole.CPU = &cpu
+	return &whole
+}
+
 // save remembers what systemd resets when it applies properties, and answers what puts it back.
-func (g *unitGroup) save() (restore func()) {
-	oomGroup, _ := readFile(g.dir + "/memory.oom.group")
+func (g *unitGroup) save(files ...string) (restore func()) {
+	before := make([]string, len(files))
+	for i, file := range files {
+		before[i], _ = readFile(g.dir + "/" + file)
+	}
 	passedOn, _ := readFile(g.dir + "/cgroup.subtree_control")
 	return func() {
-		if strings.TrimSpace(oomGroup) == "1" {
-			_ = writeFile(g.dir+"/memory.oom.group", "1") // gone, at worst, and Update says so
+		for i, file := range files {
+			if now, err := readFile(g.dir + "/" + file); err == nil && now != before[i] && before[i] != "" {
+				_ = writeFile(g.dir+"/"+file, strings.TrimSpace(before[i])) // the cgroup is gone, at worst, and Update says so
+			}
 		}
 		for _, controller := range strings.Fields(passedOn) {
 			_ = writeFile(g.dir+"/cgroup.subtree_control", "+"+controller)

@@ -2,6 +2,7 @@ package launch
 
 import (
 	"encoding/binary"
+	"fmt"
 	"path"
 	"slices"
 	"sort"
@@ -24,7 +25,7 @@ import (
 //  9. the process's own rights are given up (compileProcess).
 func compileContainer(c *containerPlan) *Program {
 	p := &Program{files: c.names}
-	p.inherited()
+	p.inherited(c.spec.Process)
 	for _, fd := range c.cgroupTasks {
 		p.write("joining the cgroup", p.fd(fd), "0")
 	}
@@ -38,24 +39,28 @@ func compileContainer(c *containerPlan) *Program {
 	p.protect(c, lean)
 	p.enterRoot(c, lean)
 	if c.joinPID != 0 {
-		p.do("joining the PID namespace", sysSetns, p.fd(c.joinPID), flag(unix.CLONE_NEWPID, "CLONE_NEWPID"))
+		p.do("joining the PID namespace", sysSetns, p.fd(c.joinPID), named(unix.CLONE_NEWPID, "CLONE_NEWPID"))
 	}
 	p.compileProcess(&c.process)
 	return p
 }
 
 // inherited resets what a Go process leaves to its children: ignored signals (handlers end with an execve, ignored ones stay), the signal mask, the session keyring.
-func (p *Program) inherited() {
+func (p *Program) inherited(process *specs.Process) {
 	action := p.mem(make([]byte, 32), "{SIG_DFL}")
 	for n := uint64(1); n <= 64; n++ {
 		if n != uint64(unix.SIGKILL) && n != uint64(unix.SIGSTOP) {
 			p.do("resetting signals", sysSigaction, num(n), action, num(0), num(8)).folded("rt_sigaction(every signal, {SIG_DFL}, 0, 8)")
 		}
 	}
-	p.do("resetting the signal mask", sysSigprocmask, flag(unix.SIG_SETMASK, "SIG_SETMASK"), p.mem(make([]byte, 8), "[]"), num(0), num(8))
-	p.do("joining a session keyring", sysKeyctl, flag(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), num(0)).
+	p.do("resetting the signal mask", sysSigprocmask, named(unix.SIG_SETMASK, "SIG_SETMASK"), p.mem(make([]byte, 8), "[]"), num(0), num(8))
+	p.do("joining a session keyring", sysKeyctl, named(unix.KEYCTL_JOIN_SESSION_KEYRING, "KEYCTL_JOIN_SESSION_KEYRING"), num(0)).
 		ignoring(unix.ENOSYS, unix.EPERM, unix.EDQUOT)
-	p.do("setting the umask", sysUmask, flag(0o022, "0022"))
+	umask := uint32(0o022)
+	if process.User.Umask != nil {
+		umask = *process.User.Umask
+	}
+	p.do("setting the umask", sysUmask, named(uint64(umask), fmt.Sprintf("%04o", umask)))
 }
 
 func (p *Program) hostRights(c *containerPlan) {
@@ -94,15 +99,15 @@ func (p *Program) openBeneathProc(purpose string, proc arg, name string) arg {
 func (p *Program) namespaces(c *containerPlan) {
 	for _, m := range c.join {
 		bit, text := namespaceFlag(m.kind)
-		p.do("joining the "+string(m.kind)+" namespace", sysSetns, p.fd(m.fd), flag(bit, text))
+		p.do("joining the "+string(m.kind)+" namespace", sysSetns, p.fd(m.fd), named(bit, text))
 	}
-	p.do("leaving the host's mounts", sysSetns, p.fd(c.lean), flag(unix.CLONE_NEWNS, "CLONE_NEWNS"))
+	p.do("leaving the host's mounts", sysSetns, p.fd(c.lean), named(unix.CLONE_NEWNS, "CLONE_NEWNS"))
 	if c.user != 0 {
-		p.do("joining the user namespace", sysSetns, p.fd(c.user), flag(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
+		p.do("joining the user namespace", sysSetns, p.fd(c.user), named(unix.CLONE_NEWUSER, "CLONE_NEWUSER"))
 		p.do("becoming root in the user namespace", sysSetresgid, num(0), num(0), num(0))
 		p.do("becoming root in the user namespace", sysSetresuid, num(0), num(0), num(0))
 	}
-	p.do("making namespaces", sysUnshare, flag(c.unshare, namespaceFlags(c.unshare)))
+	p.do("making namespaces", sysUnshare, named(c.unshare, namespaceFlags(c.unshare)))
 	if c.newPID {
 		p.reparent("starting the first process of the PID namespace")
 	}
@@ -124,18 +129,18 @@ func (p *Program) filesystems(c *containerPlan) map[int]slot {
 		}
 		purpose := "mounting " + f.kind + " at " + m.destination
 		context := p.slot(f.kind + ".context")
-		p.do(purpose, sysFsopen, p.str(f.kind), flag(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).into(context)
+		p.do(purpose, sysFsopen, p.str(f.kind), named(unix.FSOPEN_CLOEXEC, "FSOPEN_CLOEXEC")).into(context)
 		for _, parameter := range f.parameters {
 			key, value, isString := strings.Cut(parameter, "=")
 			if isString {
-				p.do(purpose, sysFsconfig, p.value(context), flag(unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING"), p.str(key), p.str(value), num(0))
+				p.do(purpose, sysFsconfig, p.value(context), named(unix.FSCONFIG_SET_STRING, "FSCONFIG_SET_STRING"), p.str(key), p.str(value), num(0))
 			} else {
-				p.do(purpose, sysFsconfig, p.value(context), flag(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG"), p.str(key), num(0), num(0))
+				p.do(purpose, sysFsconfig, p.value(context), named(unix.FSCONFIG_SET_FLAG, "FSCONFIG_SET_FLAG"), p.str(key), num(0), num(0))
 			}
 		}
-		p.do(purpose, sysFsconfig, p.value(context), flag(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), num(0), num(0), num(0))
+		p.do(purpose, sysFsconfig, p.value(context), named(unix.FSCONFIG_CMD_CREATE, "FSCONFIG_CMD_CREATE"), num(0), num(0), num(0))
 		s := p.slot(f.kind)
-		p.do(purpose, sysFsmount, p.value(context), flag(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), flag(f.attributes, attributeNames(f.attributes))).into(s)
+		p.do(purpose, sysFsmount, p.value(context), named(unix.FSMOUNT_CLOEXEC, "FSMOUNT_CLOEXEC"), named(f.attributes, attributeNames(f.attributes))).into(s)
 		made[i+1] = s
 	}
 	return made
@@ -145,10 +150,10 @@ func (p *Program) filesystems(c *containerPlan) map[int]slot {
 func (p *Program) attachRoot(c *containerPlan, lean slot) {
 	const purpose = "mounting the root file system"
 	if c.user == 0 {
-		p.do(purpose, sysMoveMount, p.fd(c.root), p.str(""), cwd(), p.str("/"), flag(unix.MOVE_MOUNT_F_EMPTY_PATH, "F_EMPTY_PATH"))
+		p.do(purpose, sysMoveMount, p.fd(c.root), p.str(""), cwd(), p.str("/"), named(unix.MOVE_MOUNT_F_EMPTY_PATH, "F_EMPTY_PATH"))
 		return
 	}
-	p.do(purpose, sysMoveMount, p.fd(c.root), p.str(""), p.value(lean), p.str(leanRoot), flag(unix.MOVE_MOUNT_F_EMPTY_PATH, "F_EMPTY_PATH"))
+	p.do(purpose, sysMoveMount, p.fd(c.root), p.str(""), p.value(lean), p.str(leanRoot), named(unix.MOVE_MOUNT_F_EMPTY_PATH, "F_EMPTY_PATH"))
 }
 
 func (p *Program) attachMounts(c *containerPlan, made map[int]slot) {
@@ -164,7 +169,7 @@ func (p *Program) attachMounts(c *containerPlan, made map[int]slot) {
 	if c.terminal && c.devpts != 0 {
 		// The mount is attached by now: kernels before 6.15 clone no other. The slave is the first of its devpts.
 		console := p.slot("console")
-		p.do("binding /dev/console", sysOpenTree, p.fd(c.devpts), p.str("0"), flag(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC")).into(console)
+		p.do("binding /dev/console", sysOpenTree, p.fd(c.devpts), p.str("0"), named(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC")).into(console)
 		p.attachAt("mounting /dev/console", p.value(console), c.console, made)
 	}
 }
@@ -210,7 +215,7 @@ func (p *Program) sysctls(c *containerPlan, made map[int]slot) {
 
 // protect masks paths, makes others read-only, and then the root.
 func (p *Program) protect(c *containerPlan, lean slot) {
-	cloned := flag(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC")
+	cloned := named(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC, "OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC")
 	for _, name := range c.spec.Linux.MaskedPaths {
 		purpose := "masking " + name
 		target := p.value(p.openInRoot(c, purpose, name, 4))
@@ -225,17 +230,17 @@ func (p *Program) protect(c *containerPlan, lean slot) {
 		purpose := "making " + name + " read-only"
 		target := p.value(p.openInRoot(c, purpose, name, 3))
 		self := p.slot("self")
-		p.do(purpose, sysOpenTree, target, p.str(""), flag(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
+		p.do(purpose, sysOpenTree, target, p.str(""), named(unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE,
 			"OPEN_TREE_CLONE|OPEN_TREE_CLOEXEC|AT_EMPTY_PATH|AT_RECURSIVE")).into(self)
-		p.do(purpose, sysMountSetattr, p.value(self), p.str(""), flag(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"), readOnly, num(32))
+		p.do(purpose, sysMountSetattr, p.value(self), p.str(""), named(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"), readOnly, num(32))
 		p.attach(purpose, p.value(self), target)
 	}
 	if bit, text := rootPropagation(c.spec.Linux.RootfsPropagation); bit != 0 {
-		p.do("setting the propagation of the root", sysMountSetattr, p.fd(c.root), p.str(""), flag(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"),
+		p.do("setting the propagation of the root", sysMountSetattr, p.fd(c.root), p.str(""), named(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"),
 			p.mem(mountAttributes(0, 0, bit), "{propagation="+text+"}"), num(32))
 	}
 	if c.spec.Root != nil && c.spec.Root.Readonly {
-		p.do("making the root read-only", sysMountSetattr, p.fd(c.root), p.str(""), flag(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"), readOnly, num(32))
+		p.do("making the root read-only", sysMountSetattr, p.fd(c.root), p.str(""), named(unix.AT_EMPTY_PATH, "AT_EMPTY_PATH"), readOnly, num(32))
 	}
 }
 
@@ -261,7 +266,7 @@ func (p *Program) enterRoot(c *containerPlan, lean slot) {
 	}
 	p.do(purpose, sysPivotRoot, p.str("."), p.str("."))
 	p.do(purpose, sysFchdir, p.value(lean))
-	p.do(purpose, sysUmount, p.str("."), flag(unix.MNT_DETACH, "MNT_DETACH"))
+	p.do(purpose, sysUmount, p.str("."), named(unix.MNT_DETACH, "MNT_DETACH"))
 	p.do(purpose, sysChdir, p.str("/"))
 }
 

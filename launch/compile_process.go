@@ -24,29 +24,29 @@ func itoa(n int) string { return strconv.Itoa(n) }
 func (p *Program) compileProcess(c *processPlan) {
 	process := c.process
 	if c.cgroup == 0 {
-		p.do("closing the host's descriptors", sysCloseRange, num(ReportFD+1), flag(1<<32-1, "~0U"), num(0))
+		p.do("closing the host's descriptors", sysCloseRange, num(ReportFD+1), named(1<<32-1, "~0U"), num(0))
 	} else { // the last clone needs one; it is the cgroup's, at the first number
-		p.do("closing the host's descriptors", sysCloseRange, num(uint64(c.cgroup)+1), flag(1<<32-1, "~0U"), num(0))
-		p.do("closing the host's descriptors", sysCloseRange, num(uint64(c.cgroup)), num(uint64(c.cgroup)), flag(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
+		p.do("closing the host's descriptors", sysCloseRange, num(uint64(c.cgroup)+1), named(1<<32-1, "~0U"), num(0))
+		p.do("closing the host's descriptors", sysCloseRange, num(uint64(c.cgroup)), num(uint64(c.cgroup)), named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	}
-	p.do("closing the host's descriptors", sysCloseRange, num(ReportFD), num(ReportFD), flag(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
+	p.do("closing the host's descriptors", sysCloseRange, num(ReportFD), num(ReportFD), named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	p.limits(process, c.lateLimits)
 	if !process.NoNewPrivileges {
 		p.seccomp(c)
 	}
 	p.bounding(process.Capabilities, c.lastCap)
-	p.do("keeping capabilities", sysPrctl, flag(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS"), num(1), num(0), num(0), num(0))
+	p.do("keeping capabilities", sysPrctl, named(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS"), num(1), num(0), num(0), num(0))
 	p.identity(process)
 	p.capabilities(process.Capabilities)
 	if process.NoNewPrivileges {
-		p.do("setting no_new_privs", sysPrctl, flag(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), num(1), num(0), num(0), num(0))
+		p.do("setting no_new_privs", sysPrctl, named(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), num(1), num(0), num(0), num(0))
 	}
 	if c.reparents {
 		p.lastClone(c)
 	}
 	p.do("starting a session", sysSetsid)
 	if c.terminal {
-		p.do("taking the terminal", sysIoctl, p.fd(0), flag(unix.TIOCSCTTY, "TIOCSCTTY"), num(0))
+		p.do("taking the terminal", sysIoctl, p.fd(0), named(unix.TIOCSCTTY, "TIOCSCTTY"), num(0))
 	}
 	if process.NoNewPrivileges {
 		p.seccomp(c)
@@ -62,7 +62,7 @@ func (p *Program) lastClone(c *processPlan) {
 	case c.cgroup != 0:
 		p.reparent(purpose, p.fd(c.cgroup))
 	case len(c.seccomp) != 0 && !c.process.NoNewPrivileges:
-		p.do(purpose, sysClone, flag(unix.CLONE_PARENT, "CLONE_PARENT"), num(0), num(0), num(0), num(0)).forks = true
+		p.do(purpose, sysClone, named(unix.CLONE_PARENT, "CLONE_PARENT"), num(0), num(0), num(0), num(0)).forks = true
 	default:
 		p.reparent(purpose)
 	}
@@ -85,7 +85,7 @@ type rlimit struct {
 func (p *Program) setLimit(l rlimit, soft uint64) {
 	raw := binary.LittleEndian.AppendUint64(nil, soft)
 	raw = binary.LittleEndian.AppendUint64(raw, l.hard)
-	p.do("setting "+l.name, sysPrlimit, num(0), flag(uint64(l.number), l.name), p.mem(raw, "{"+dec(soft)+", "+dec(l.hard)+"}"), num(0))
+	p.do("setting "+l.name, sysPrlimit, num(0), named(uint64(l.number), l.name), p.mem(raw, "{"+dec(soft)+", "+dec(l.hard)+"}"), num(0))
 }
 
 // hardLimits raises what only the host's root may raise.
@@ -112,7 +112,7 @@ func (p *Program) seccomp(c *processPlan) {
 	binary.LittleEndian.PutUint16(prog, uint16(len(c.seccomp)/8))
 	at := p.bytes(prog)
 	p.links = append(p.links, link{at.offset + 8, filter.offset})
-	p.do("loading the seccomp filter", sysSeccomp, flag(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), flag(c.flags, "flags="+dec(c.flags)),
+	p.do("loading the seccomp filter", sysSeccomp, named(unix.SECCOMP_SET_MODE_FILTER, "SECCOMP_SET_MODE_FILTER"), named(c.flags, "flags="+dec(c.flags)),
 		arg{kind: pointer, value: uint64(at.offset), text: "{" + itoa(len(c.seccomp)/8) + " instructions}"})
 }
 
@@ -166,7 +166,7 @@ func (p *Program) bounding(caps *specs.LinuxCapabilities, last int) {
 	}
 	for n := 0; n <= last; n++ {
 		if keep&(1<<n) == 0 {
-			p.do("limiting capabilities", sysPrctl, flag(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), num(uint64(n)), num(0), num(0), num(0)).folded(text)
+			p.do("limiting capabilities", sysPrctl, named(unix.PR_CAPBSET_DROP, "PR_CAPBSET_DROP"), num(uint64(n)), num(0), num(0), num(0)).folded(text)
 		}
 	}
 }
@@ -190,11 +190,11 @@ func (p *Program) capabilities(caps *specs.LinuxCapabilities) {
 	text := "{effective=[" + strings.Join(capabilityNames(effective), " ") + "], permitted=[" + strings.Join(capabilityNames(permitted), " ") +
 		"], inheritable=[" + strings.Join(capabilityNames(ambient), " ") + "]}"
 	p.do("setting capabilities", sysCapset, p.mem(header, "{_LINUX_CAPABILITY_VERSION_3, 0}"), p.mem(data, text))
-	p.do("clearing ambient capabilities", sysPrctl, flag(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT"), flag(unix.PR_CAP_AMBIENT_CLEAR_ALL, "PR_CAP_AMBIENT_CLEAR_ALL"), num(0), num(0), num(0))
+	p.do("clearing ambient capabilities", sysPrctl, named(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT"), named(unix.PR_CAP_AMBIENT_CLEAR_ALL, "PR_CAP_AMBIENT_CLEAR_ALL"), num(0), num(0), num(0))
 	for n := uint64(0); n < 64; n++ {
 		if ambient&(1<<n) != 0 {
-			p.do("raising ambient capabilities", sysPrctl, flag(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT"), flag(unix.PR_CAP_AMBIENT_RAISE, "PR_CAP_AMBIENT_RAISE"),
-				flag(n, capabilityNames(1 << n)[0]), num(0), num(0))
+			p.do("raising ambient capabilities", sysPrctl, named(unix.PR_CAP_AMBIENT, "PR_CAP_AMBIENT"), named(unix.PR_CAP_AMBIENT_RAISE, "PR_CAP_AMBIENT_RAISE"),
+				named(n, capabilityNames(1 << n)[0]), num(0), num(0))
 		}
 	}
 }

@@ -63,6 +63,9 @@ func makeMountNamespace(dir string, visible bool) (*os.File, error) {
 	if err := unix.Mknodat(at, leanNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		return nil, fmt.Errorf("making a null device: %w", err)
 	}
+	if err := unix.Fchmodat(at, leanNull, 0o666, 0); err != nil { // whatever the umask
+		return nil, fmt.Errorf("making a null device: %w", err)
+	}
 	for _, name := range []string{leanEmpty, leanProc, leanSys, leanRoot} {
 		if err := unix.Mkdirat(at, name, 0o755); err != nil {
 			return nil, fmt.Errorf("making a directory: %w", err)

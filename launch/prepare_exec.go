@@ -81,7 +81,7 @@ type execPlan struct {
 // it gives them up, and only then clones itself into the PID namespace and the cgroup. So a container that may trace whatever appears gets at nothing.
 func compileExec(c *execPlan) *Program {
 	p := &Program{files: c.names}
-	p.inherited()
+	p.inherited(c.process.process)
 	for _, fd := range c.cgroupTasks {
 		p.write("joining the cgroup", p.fd(fd), "0")
 	}
@@ -89,7 +89,7 @@ func compileExec(c *execPlan) *Program {
 	if c.user {
 		p.hardLimits(c.process.process)
 	}
-	p.do("joining the container's namespaces", sysSetns, p.fd(c.pidfd), flag(c.namespaces, namespaceFlags(c.namespaces)))
+	p.do("joining the container's namespaces", sysSetns, p.fd(c.pidfd), named(c.namespaces, namespaceFlags(c.namespaces)))
 	if c.user {
 		p.do("becoming root in the user namespace", sysSetresgid, num(0), num(0), num(0))
 		p.do("becoming root in the user namespace", sysSetresuid, num(0), num(0), num(0))

@@ -120,8 +120,12 @@ func (b *containerBuilder) source(m *specs.Mount, o *mounts.Options) (*os.File, 
 		if err != nil {
 			return nil, nil, err
 		}
-		f := os.NewFile(uintptr(fd), m.Destination)
-		return b.finish(f, m, *o)
+		f := os.NewFile(uintptr(fd), m.Destination) // its owners are mapped already, if they have to be
+		if err := mounts.Apply(f, *o); err != nil {
+			_ = f.Close()
+			return nil, nil, err
+		}
+		return f, nil, nil
 	}
 	if o.Bind || m.Type == "bind" {
 		if len(o.Filesystem) != 0 {
@@ -255,16 +259,19 @@ func (b *containerBuilder) checkPropagation(m *specs.Mount, o *mounts.Options) e
 	return nil
 }
 
-// owned adds the owner to the parameters of a file system that is made outside of a user namespace: its root belongs to the container's root, and the
+// owned adds the SELinux label, if any, and the owner to the parameters of a file system that is made outside of a user namespace: its root belongs to the container's root, and the
 // ids that are there already are the container's.
 func (b *containerBuilder) owned(kind string, parameters ...string) []string {
-	if b.plan.user == 0 {
-		return parameters
-	}
 	linux := b.in.Spec.Linux
 	var out []string
+	if linux.MountLabel != "" {
+		out = append(out, "context="+linux.MountLabel)
+	}
+	if b.plan.user == 0 {
+		return append(out, parameters...)
+	}
 	if kind == "tmpfs" { // a terminal belongs to who opens it
-		out = []string{"uid=" + itoa(hostID(0, linux.UIDMappings)), "gid=" + itoa(hostID(0, linux.GIDMappings))}
+		out = append(out, "uid="+itoa(hostID(0, linux.UIDMappings)), "gid="+itoa(hostID(0, linux.GIDMappings)))
 	}
 	for _, p := range parameters {
 		key, value, _ := strings.Cut(p, "=")

@@ -66,8 +66,8 @@ type arg struct {
 	text  string
 }
 
-func num(v uint64) arg               { return arg{value: v, text: dec(v)} }
-func flag(v uint64, text string) arg { return arg{value: v, text: text} }
+func num(v uint64) arg                { return arg{value: v, text: dec(v)} }
+func named(v uint64, text string) arg { return arg{value: v, text: text} }
 
 // cwd is AT_FDCWD; with absolute paths only where nothing untrusted can be in the way.
 func cwd() arg { return arg{value: uint64(1<<64 - 100), text: "AT_FDCWD"} }
@@ -159,7 +159,7 @@ func (o *op) thenSkip(n uint16) *op { o.onSuccess = n; return o }
 // open, with O_CLOEXEC always: nothing that a program opens survives its execve.
 func (p *Program) openat(purpose string, dir arg, path string, flags int, text string) slot {
 	s := p.slot("open" + dec(uint64(len(p.slots))))
-	p.do(purpose, sysOpenat, dir, p.str(path), flag(uint64(flags|unix.O_CLOEXEC), text+"|O_CLOEXEC"), num(0)).into(s)
+	p.do(purpose, sysOpenat, dir, p.str(path), named(uint64(flags|unix.O_CLOEXEC), text+"|O_CLOEXEC"), num(0)).into(s)
 	return s
 }
 
@@ -175,7 +175,7 @@ func (p *Program) openBeneath(purpose string, dir arg, path string, flags uint64
 // attach moves a detached mount on to a target, both descriptors.
 func (p *Program) attach(purpose string, mount, target arg) *op {
 	return p.do(purpose, sysMoveMount, mount, p.str(""), target, p.str(""),
-		flag(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, "F_EMPTY_PATH|T_EMPTY_PATH"))
+		named(unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH, "F_EMPTY_PATH|T_EMPTY_PATH"))
 }
 
 func (p *Program) write(purpose string, fd arg, content string) *op {

@@ -208,7 +208,6 @@ func (s *Store) MountImage(_ context.Context, container string, id ID, subPath s
 	if subPath == "" {
 		return f, nil
 	}
-	defer f.Close() //nolint:errcheck // a mount is not written to
 	sub, err := s.mounter.Sub(f, subPath)
 	if err != nil {
 		return nil, fmt.Errorf("mounting image %s for %s: sub path %q: %w", id, container, subPath, err)

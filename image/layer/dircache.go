@@ -65,12 +65,12 @@ func (c *dirCache) close() {
 
 // openInside opens a path below root; absolute links and ".." lead to root at most, and no magic link of /proc is followed.
 func openInside(root int, name string, flags int) (int, error) {
-	for {
+	for tries := 0; ; tries++ {
 		fd, err := unix.Openat2(root, name, &unix.OpenHow{
 			Flags:   uint64(flags | unix.O_CLOEXEC),
 			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 		})
-		if err == unix.EINTR || err == unix.EAGAIN { // EAGAIN: a rename anywhere on the machine raced with a ".."
+		if (err == unix.EINTR || err == unix.EAGAIN) && tries < 1000 { // EAGAIN: a rename anywhere on the machine raced with a ".."
 			continue
 		}
 		return fd, err

@@ -11,12 +11,18 @@ import (
 )
 
 // Sub answers a detached mount of a directory or file inside a mount that Mount gave. The path is resolved as if the mount was the root: links lead nowhere else.
+// mount is closed, and not to be used again: where the kernel cannot clone from a detached mount, it has to be attached for that, in a namespace that ends.
 // ErrNotFound, ErrInvalidArgument for what leads through something that is no directory.
 func (m *Mounter) Sub(mount *os.File, path string) (*os.File, error) {
-	fd, err := unix.Openat2(int(mount.Fd()), path, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	defer mount.Close() //nolint:errcheck // a mount is not written to
+	fd, err := -1, error(unix.EAGAIN)
+	// EAGAIN: a rename anywhere on the machine raced with a "..".
+	for tries := 0; tries < 100 && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)); tries++ {
+		fd, err = unix.Openat2(int(mount.Fd()), path, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+		})
+	}
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, fmt.Errorf("there is no such path in it: %w", errdefs.ErrNotFound)

@@ -18,9 +18,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/network/rtnl"
@@ -30,6 +32,11 @@ import (
 const (
 	DefaultBridge = "shimd0"
 	DefaultTable  = "shimd"
+)
+
+const (
+	nftTimeout = 30 * time.Second
+	nftBuffer  = 16 << 20 // a transaction is one send: 100 bytes for an element, 4 elements for a host port
 )
 
 // Options configure the network. BridgeName and TableName must differ between daemons on one machine.
@@ -55,8 +62,9 @@ type Network struct {
 	bridgeIndex atomic.Int64 // 0: the shared parts have to be looked at
 	nft         struct {
 		sync.Mutex
-		conn  *nftables.Conn
-		table *table
+		conn    *nftables.Conn
+		table   *table
+		monitor *os.File
 	}
 
 	mu         sync.Mutex // held for moments, never during a system call that waits
@@ -94,15 +102,15 @@ func Open(opts Options) (*Network, error) {
 	if err := os.MkdirAll(n.records.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the network's state directory: %w", err)
 	}
-	conn, err := nftables.New(nftables.AsLasting())
+	// Every transaction has a socket and a deadline of its own: what one that failed left unread is never taken for an answer to the next.
+	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetDeadline(time.Now().Add(nftTimeout)), c.SetWriteBuffer(nftBuffer))
+	}))
 	if err != nil {
-		return nil, fmt.Errorf("opening a netlink socket for nftables: %w: %w", err, errdefs.ErrUnavailable)
+		return nil, fmt.Errorf("preparing nftables: %w: %w", err, errdefs.ErrUnavailable)
 	}
 	n.nft.conn, n.nft.table = conn, newTable(opts.TableName)
-	if err := n.restore(); err != nil {
-		return nil, errors.Join(err, conn.CloseLasting())
-	}
-	return n, nil
+	return n, n.restore()
 }
 
 func checkName(name string) error {
@@ -299,6 +307,9 @@ func (n *Network) installTable() error {
 		}
 	}
 	n.mu.Unlock()
+	if err := n.startMonitor(); err != nil {
+		return err
+	}
 	if err := n.nft.table.install(n.nft.conn, n.opts.BridgeName, n.opts.Masquerade, cidrs, elements); err != nil {
 		return fmt.Errorf("installing nftables table inet %s: %w: %w", n.opts.TableName, err, errdefs.ErrUnavailable)
 	}
@@ -344,7 +355,12 @@ func (n *Network) Close() error {
 		default:
 			n.nft.Lock()
 			defer n.nft.Unlock()
-			return n.nft.conn.CloseLasting()
+			if n.nft.monitor == nil {
+				return nil
+			}
+			err := n.nft.monitor.Close()
+			n.nft.monitor = nil
+			return err
 		}
 	}
 }

@@ -33,13 +33,11 @@ func open(t testing.TB, opts Options) *Network {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		n.nft.Lock()
+		_ = n.deleteLink(opts.BridgeName)
+		n.Close()
 		n.nft.conn.AddTable(n.nft.table.table)
 		n.nft.conn.DelTable(n.nft.table.table)
 		_ = n.nft.conn.Flush()
-		n.nft.Unlock()
-		_ = n.deleteLink(opts.BridgeName)
-		n.Close()
 	})
 	return n
 }

@@ -82,6 +82,7 @@ func (n *Network) makeBridge(s *rtnl.Socket, gateways []netip.Prefix) (int, erro
 	if err := n.installTable(); err != nil {
 		return 0, err
 	}
+	n.warnOfDrops()
 	if has4 {
 		return index, n.requireSysctl("/proc/sys/net/ipv4/conf/"+n.opts.BridgeName+"/route_localnet", "1")
 	}

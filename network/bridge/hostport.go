@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
@@ -169,14 +170,19 @@ func word(b []byte, port uint16) []byte {
 	return append(binary.BigEndian.AppendUint16(append([]byte{}, b...), port), 0, 0)
 }
 
+// elementsPerMessage keeps a message's list of elements, of at most 100 bytes each, under the 64 KiB that a netlink attribute can be.
+const elementsPerMessage = 400
+
 func bySet(elements []element, f func(*nftables.Set, []nftables.SetElement) error) error {
 	groups := map[*nftables.Set][]nftables.SetElement{}
 	for _, e := range elements {
 		groups[e.set] = append(groups[e.set], e.SetElement)
 	}
 	for set, es := range groups {
-		if err := f(set, es); err != nil {
-			return fmt.Errorf("preparing elements of nftables set %s: %w", set.Name, err)
+		for chunk := range slices.Chunk(es, elementsPerMessage) {
+			if err := f(set, chunk); err != nil {
+				return fmt.Errorf("preparing elements of nftables set %s: %w", set.Name, err)
+			}
 		}
 	}
 	return nil
@@ -215,8 +221,9 @@ func (n *Network) unpublish(bs []binding) error {
 		err = n.nft.conn.Flush()
 	}
 	n.nft.Unlock()
-	if errors.Is(err, unix.ENOENT) { // some of it is not there, half attached or flushed: replace the whole by what the records say
-		err = n.installTable()
+	if errors.Is(err, unix.ENOENT) {
+		// They were never published, or the table is gone. A transaction is whole or not at all, so nothing of them is there.
+		err = n.restoreTable()
 	}
 	if err != nil {
 		return fmt.Errorf("closing host ports in nftables: %w", err)

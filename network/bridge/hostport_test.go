@@ -236,7 +236,7 @@ func TestHostPortConflicts(t *testing.T) {
 	}
 }
 
-// Somebody who flushes the whole ruleset takes the host ports away; the next sandbox with host ports brings all of them back.
+// Somebody who flushes the whole ruleset takes host ports, masquerading and the guard away: they come back at once.
 func TestFlushedRulesetIsRestored(t *testing.T) {
 	n := open(t, Options{})
 	served(t, n, "server")
@@ -244,13 +244,51 @@ func TestFlushedRulesetIsRestored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for range 3 {
+		c.FlushRuleset()
+		if err := c.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		for try := 0; ; try++ {
+			if _, err := c.ListTableOfFamily(n.opts.TableName, nftables.TableFamilyINet); err == nil {
+				break
+			}
+			if try == 500 {
+				t.Fatal("the table was not put back")
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		seen, err := nettest.Ask("tcp", "127.0.0.1:8080")
+		expect(t, seen, err, n.pools[0].gateway().Addr())
+	}
 	c.FlushRuleset()
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	attach(t, n, publishing("other", attachment.PortMapping{Protocol: "tcp", ContainerPort: 80, HostPort: 8081}))
+	attach(t, n, publishing("other", attachment.PortMapping{Protocol: "tcp", ContainerPort: 80, HostPort: 8081})) // whoever is first
 	seen, err := nettest.Ask("tcp", "127.0.0.1:8080")
 	expect(t, seen, err, n.pools[0].gateway().Addr())
+}
+
+func TestManyHostPortsFit(t *testing.T) {
+	n := open(t, Options{})
+	req := attachment.Request{ID: "a"}
+	for i := range 3000 {
+		req.PortMappings = append(req.PortMappings, attachment.PortMapping{Protocol: "tcp", ContainerPort: uint16(i + 1), HostPort: uint16(20000 + i)})
+	}
+	attach(t, n, req)
+	if err := n.installTable(); err != nil {
+		t.Fatal(err)
+	}
+	if c := elementCount(t, n); c != 12000 {
+		t.Errorf("%d elements, want 12000", c)
+	}
+	if err := n.Detach(context.Background(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if c := elementCount(t, n); c != 0 {
+		t.Errorf("%d elements are left", c)
+	}
 }
 
 // A client that goes on sending from one port must reach the new pod, not a place remembered for its connection.

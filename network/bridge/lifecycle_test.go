@@ -22,6 +22,7 @@ import (
 
 func reopen(t *testing.T, n *Network) *Network {
 	t.Helper()
+	n.Close()
 	m, err := Open(n.opts)
 	if err != nil {
 		t.Fatal(err)
@@ -170,12 +171,12 @@ func TestReconcile(t *testing.T) {
 	if err := os.Remove(n.records.path("lost")); err != nil {
 		t.Fatal(err)
 	}
+	n = reopen(t, n)
 	c, _ := nftables.New()
-	c.DelTable(n.nft.table.table) // a reload of the machine's firewall, say
+	c.DelTable(n.nft.table.table) // a reload of the machine's firewall while the daemon was down, say
 	if err := c.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	n = reopen(t, n)
 	if err := n.Reconcile(context.Background(), []string{"live"}); err != nil {
 		t.Fatal(err)
 	}

@@ -156,7 +156,9 @@ func checkStatus(t *testing.T, r io.Reader, code int32) {
 	text, _ := io.ReadAll(r)
 	var st struct {
 		Status, Reason string
-		Details        struct{ Causes []struct{ Reason, Message string } }
+		Details        struct {
+			Causes []struct{ Reason, Message string }
+		}
 	}
 	if err := json.Unmarshal(text, &st); err != nil {
 		t.Fatalf("status %q: %v", text, err)
@@ -296,7 +298,10 @@ func TestCVE_2022_23471_CVE_2025_64329_NothingOutlivesItsClient(t *testing.T) {
 	}
 	s := listen(t, &scripted{
 		// Neither reads nor writes anything: only the context can tell.
-		exec:    func(ctx context.Context, _ []string, _ runtime.Streams) (int32, error) { until(ctx); return 0, ctx.Err() },
+		exec: func(ctx context.Context, _ []string, _ runtime.Streams) (int32, error) {
+			until(ctx)
+			return 0, ctx.Err()
+		},
 		forward: func(ctx context.Context, _ int32, _ io.ReadWriteCloser) error { until(ctx); return ctx.Err() },
 	})
 	before := goruntime.NumGoroutine()

@@ -23,12 +23,7 @@ func itoa(n int) string { return strconv.Itoa(n) }
 //  5. session and terminal; seccomp otherwise; execve.
 func (p *Program) compileProcess(c *processPlan) {
 	process := c.process
-	if c.cgroup == 0 {
-		p.do("closing the host's descriptors", sysCloseRange, num(ReportFD+1), named(1<<32-1, "~0U"), num(0))
-	} else { // the last clone needs one; it is the cgroup's, at the first number
-		p.do("closing the host's descriptors", sysCloseRange, num(uint64(c.cgroup)+1), named(1<<32-1, "~0U"), num(0))
-		p.do("closing the host's descriptors", sysCloseRange, num(uint64(c.cgroup)), num(uint64(c.cgroup)), named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
-	}
+	p.do("closing the host's descriptors", sysCloseRange, num(ReportFD+1), named(1<<32-1, "~0U"), num(0))
 	p.do("closing the host's descriptors", sysCloseRange, num(ReportFD), num(ReportFD), named(unix.CLOSE_RANGE_CLOEXEC, "CLOSE_RANGE_CLOEXEC"))
 	p.limits(process, c.lateLimits)
 	if !process.NoNewPrivileges {
@@ -54,18 +49,14 @@ func (p *Program) compileProcess(c *processPlan) {
 	p.execute(process)
 }
 
-// lastClone makes the process that executes. A seccomp filter that is loaded by now may forbid clone3, which it can't look into; then the caller has put this process into
-// the cgroup already, and plain clone does.
+// lastClone makes the process that executes. A seccomp filter that is loaded by now may forbid clone3, which it can't look into; plain clone does as well.
 func (p *Program) lastClone(c *processPlan) {
 	const purpose = "starting the process in the container's PID namespace"
-	switch {
-	case c.cgroup != 0:
-		p.reparent(purpose, p.fd(c.cgroup))
-	case len(c.seccomp) != 0 && !c.process.NoNewPrivileges:
-		p.do(purpose, sysClone, named(unix.CLONE_PARENT, "CLONE_PARENT"), num(0), num(0), num(0), num(0)).forks = true
-	default:
+	if len(c.seccomp) == 0 || c.process.NoNewPrivileges {
 		p.reparent(purpose)
+		return
 	}
+	p.do(purpose, sysClone, named(unix.CLONE_PARENT, "CLONE_PARENT"), num(0), num(0), num(0), num(0)).forks = true
 }
 
 func rlimits(process *specs.Process) []rlimit {

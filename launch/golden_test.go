@@ -101,9 +101,9 @@ func TestGoldenSharedPIDNamespace(t *testing.T) {
 func TestGoldenExec(t *testing.T) {
 	spec := testSpec("/bin/true")
 	c := &execPlan{
-		names: []string{"stdin", "stdout", "stderr", "report", "cgroup", "proc", "pidfd"}, hostProc: 5, pidfd: 6,
+		names: []string{"stdin", "stdout", "stderr", "report", "cgroup", "proc", "pidfd"}, hostProc: 5, pidfd: 6, cgroup: 4,
 		namespaces: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWNET,
-		process:    processPlan{process: spec.Process, lastCap: 40, reparents: true, terminal: true, cgroup: 4},
+		process:    processPlan{process: spec.Process, lastCap: 40, reparents: true, terminal: true},
 	}
 	golden(t, "exec", compileExec(c))
 }

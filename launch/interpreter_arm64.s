@@ -85,6 +85,7 @@ parent:
 	MOVD $-1, R6
 	MOVW R6, (R20)
 	MOVD ZR, R21
+	TBNZ $6, R22, leave
 
 tell:
 	MOVW R0, 4(R20)
@@ -93,6 +94,8 @@ tell:
 	MOVD $8, R2
 	MOVD $64, R8 // write
 	SVC
+
+leave:
 	MOVD R21, R0
 	MOVD $94, R8 // exit_group
 	SVC

@@ -203,11 +203,9 @@ func TestProcessAttributes(t *testing.T) {
 	spec.Mounts = append(spec.Mounts,
 		specs.Mount{Destination: "/tmp", Type: "tmpfs", Options: []string{"mode=1777"}},
 		specs.Mount{Destination: "/mnt/data", Type: "bind", Source: data, Options: []string{"rbind", "ro"}})
-	// allow everything: BPF_RET SECCOMP_RET_ALLOW
-	filter := []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f}
 	for _, nnp := range []bool{true, false} {
 		spec.Process.NoNewPrivileges = nnp
-		res := runContainer(t, image(t), spec, func(in *ContainerInput) { in.Seccomp = filter })
+		res := runContainer(t, image(t), spec, func(in *ContainerInput) { in.Seccomp = allowAll() })
 		if res.err != nil {
 			t.Error(res.err)
 		}
@@ -215,6 +213,53 @@ func TestProcessAttributes(t *testing.T) {
 			"Seccomp:\t2", "touch: /x: Read-only file system", "500\n", "file\n", "1000                 1024")
 	}
 }
+
+// The first process of an exec is cloned into the cgroup, the one that counts is a sibling's sibling.
+func TestExecIntoCgroupV2(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root")
+	}
+	root := "/sys/fs/cgroup"
+	var st unix.Statfs_t
+	if _ = unix.Statfs(root, &st); st.Type != unix.CGROUP2_SUPER_MAGIC {
+		root += "/unified"
+		if err := unix.Statfs(root, &st); err != nil || st.Type != unix.CGROUP2_SUPER_MAGIC {
+			t.Skip("needs a cgroup v2 hierarchy")
+		}
+	}
+	name := "shimd-test-launch-exec-" + strconv.Itoa(os.Getpid())
+	dir := filepath.Join(root, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	cgroup, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cgroup.Close()
+	spec := testSpec()
+	pid, pidfd := running(t, image(t), spec, func(in *ContainerInput) { in.CgroupDir = cgroup })
+	for _, nnp := range []bool{true, false} {
+		process := *spec.Process
+		process.NoNewPrivileges = nnp
+		process.User.UID = 1000
+		process.Args = []string{"cat", "/proc/self/cgroup", "/proc/1/cgroup"}
+		res := runExec(t, ExecInput{Process: &process, PID: pid, PIDFD: pidfd, Spec: spec, CgroupDir: cgroup, Seccomp: allowAll()})
+		if res.err != nil || strings.Count(res.output, "0::/\n") != 2 {
+			t.Errorf("%v: %s", res.err, res.output)
+		}
+	}
+	// The processes in between are nobody's: the keeper reaps them as orphans.
+	for {
+		if other, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != nil || other <= 0 {
+			break
+		}
+	}
+}
+
+// allowAll is a seccomp filter: BPF_RET SECCOMP_RET_ALLOW.
+func allowAll() []byte { return []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f} }
 
 func benchmarkInput(b *testing.B) (ContainerInput, string) {
 	dir := image(b)

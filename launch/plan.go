@@ -92,7 +92,6 @@ type processPlan struct {
 	flags      uint64 // of seccomp(2)
 	terminal   bool
 	lastCap    int
-	cgroup     int  // cgroup v2 directory that the last clone goes into
 	reparents  bool // clone as the last step but execve
 	inUserNS   bool
 	lateLimits bool // only soft limits are left to set

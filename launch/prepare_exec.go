@@ -72,12 +72,17 @@ type execPlan struct {
 	hostProc    int
 	namespaces  uint64
 	user        bool
+	cgroup      int // v2
 	cgroupTasks []int
 	apparmor    bool
 	process     processPlan
 }
 
-// compileExec writes the program of a process that joins a container. It enters everything but the PID namespace with the rights of the host, where nobody of the container can see it;
+// compileExec writes the program of a process that joins a container.
+//
+// On cgroup v2 it is cloned into the cgroup first: writing to cgroup.procs would wait for an RCU grace period (10 ms on an idle machine), and the clone must be made with the host's rights and
+// in the host's cgroup namespace. The keeper does not clone into it itself, because a child that shares its memory must not be in a cgroup whose OOM kills take
+// along whoever shares memory. It enters everything but the PID namespace with the rights of the host, where nobody of the container can see it;
 // it gives them up, and only then clones itself into the PID namespace and the cgroup. So a container that may trace whatever appears gets at nothing.
 func compileExec(c *execPlan) *Program {
 	p := &Program{files: c.names}
@@ -86,6 +91,9 @@ func compileExec(c *execPlan) *Program {
 		p.write("joining the cgroup", p.fd(fd), "0")
 	}
 	p.scoreAndLabel(c.process.process, c.hostProc, c.apparmor)
+	if c.cgroup != 0 {
+		p.moveInto("joining the cgroup", p.fd(c.cgroup))
+	}
 	if c.user {
 		p.hardLimits(c.process.process)
 	}
@@ -130,10 +138,7 @@ func (b *execBuilder) build() (*Launch, error) {
 		}
 	}
 	if in.CgroupDir != nil {
-		if err := b.cgroup(c); err != nil {
-			_ = proc.Close()
-			return nil, err
-		}
+		c.cgroup = b.fds.add("cgroup", in.CgroupDir)
 	}
 	c.hostProc = b.fds.own("proc", proc)
 	c.apparmor = hasAppArmorAttributes(proc)
@@ -156,21 +161,6 @@ func (b *execBuilder) build() (*Launch, error) {
 		Program: program, Executable: exe, Files: b.fds.files, Reparents: true, Console: b.master,
 		what: "executing in container", where: "in the container", owned: append(append(b.fds.owned, exe), b.opened...),
 	}, nil
-}
-
-// cgroup lets the last clone be born in the cgroup; it is the first descriptor behind the report's. Where a seccomp filter is loaded by then, which may forbid clone3,
-// the process moves itself instead, which waits for an RCU grace period (10 ms on an idle machine).
-func (b *execBuilder) cgroup(c *execPlan) error {
-	if len(b.in.Seccomp) == 0 || b.in.Process.NoNewPrivileges {
-		c.process.cgroup = b.fds.add("cgroup", b.in.CgroupDir)
-		return nil
-	}
-	fd, err := unix.Openat(int(b.in.CgroupDir.Fd()), "cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return fmt.Errorf("opening the cgroup: %w", err)
-	}
-	c.cgroupTasks = append(c.cgroupTasks, b.fds.own("cgroup.procs", os.NewFile(uintptr(fd), "cgroup.procs")))
-	return nil
 }
 
 // namespacesOf finds which of a process's namespaces are not this one's. Joining the others again would need rights, or be refused (user).

@@ -32,7 +32,8 @@ type op struct {
 	role                 role         // how a failure is told
 	fold                 string       // the text of a run of like ops, printed once
 	onSuccess, onIgnored uint16       // how many ops to skip
-	forks                bool
+	forks                bool         // the parent reports the child and exits
+	silent               bool         // it only exits
 }
 
 // role says which op a failure belongs to where the sentence depends on it.
@@ -185,16 +186,21 @@ func (p *Program) write(purpose string, fd arg, content string) *op {
 // errnoOf makes the kernel's number an error.
 func errnoOf(n int) syscall.Errno { return syscall.Errno(n) } //nolint:gosec // a kernel errno is small and positive
 
-// reparent clones the process; the child goes on as a sibling with the same parent. cgroup, when given, is the directory that the child is born in (v2).
-func (p *Program) reparent(purpose string, cgroup ...arg) *op {
-	flags, text := uint64(unix.CLONE_PARENT), "CLONE_PARENT"
-	// struct clone_args up to cgroup, CLONE_ARGS_SIZE_VER2.
-	raw := make([]byte, 88)
-	if len(cgroup) == 1 {
-		flags, text = flags|unix.CLONE_INTO_CGROUP, text+"|CLONE_INTO_CGROUP, cgroup="+cgroup[0].text
-		binary.LittleEndian.PutUint64(raw[80:], cgroup[0].value)
-	}
+// reparent clones the process; the child goes on as a sibling with the same parent, which learns of it by the report.
+func (p *Program) reparent(purpose string) *op {
+	return p.clone(purpose, unix.CLONE_PARENT, "CLONE_PARENT", arg{})
+}
+
+// moveInto clones the process into a cgroup v2 directory. The child goes on, nobody is told: another will be the one that counts.
+func (p *Program) moveInto(purpose string, cgroup arg) {
+	o := p.clone(purpose, unix.CLONE_PARENT|unix.CLONE_INTO_CGROUP, "CLONE_PARENT|CLONE_INTO_CGROUP, cgroup="+cgroup.text, cgroup)
+	o.silent = true
+}
+
+func (p *Program) clone(purpose string, flags uint64, text string, cgroup arg) *op {
+	raw := make([]byte, 88) // struct clone_args up to cgroup, CLONE_ARGS_SIZE_VER2
 	binary.LittleEndian.PutUint64(raw, flags)
+	binary.LittleEndian.PutUint64(raw[80:], cgroup.value)
 	o := p.do(purpose, sysClone3, p.mem(raw, "{"+text+"}"), num(uint64(len(raw))))
 	o.forks = true
 	return o

@@ -51,6 +51,9 @@ func (p *Program) line(o *op) string {
 	b.WriteString(")")
 	if o.forks {
 		b.WriteString(", the child goes on")
+		if o.silent {
+			b.WriteString(", the parent is silent")
+		}
 	}
 	if o.onSuccess != 0 {
 		fmt.Fprintf(&b, ", then skip %d", o.onSuccess)

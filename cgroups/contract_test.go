@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -432,6 +433,10 @@ func TestUnified(t *testing.T) {
 		if err := c.Update(t.Context(), unified("memory.high", "50331648")); err != nil {
 			t.Fatal(err)
 		}
+		if err := c.Update(t.Context(), unified("cpuset.cpus", "0")); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "cpuset.cpus", at(t, m, c.Path(), "", "cpuset.cpus"), "0")
 		want(t, "memory.high", at(t, m, c.Path(), "", "memory.high"), "50331648")
 	})
 }
@@ -448,6 +453,39 @@ func TestHostilePaths(t *testing.T) {
 			if _, err := m.Open(path); !errdefs.IsInvalidArgument(err) {
 				t.Errorf("Open(%q): %v", path, err)
 			}
+		}
+	})
+}
+
+// Sandboxes come and go at the same time, so that the runtime's own top group is removed and made again all the while.
+func TestSandboxesComeAndGoAtTheSameTime(t *testing.T) {
+	each(t, func(t *testing.T, m *manager) {
+		var workers sync.WaitGroup
+		for w := range 4 {
+			workers.Go(func() {
+				for i := range 10 {
+					path, _, err := m.PodParent("", fmt.Sprintf("churn%d%d", w, i))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if _, err := m.Create(t.Context(), path, nil); err != nil {
+						t.Error(err)
+					}
+					if c, err := m.Create(t.Context(), m.ContainerPath(path, "c"), limits(64<<20, 64<<20, 512, 0, 0, 50)); err != nil {
+						t.Error(err)
+					} else {
+						_ = c.Close()
+					}
+					if err := m.Remove(t.Context(), path); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		workers.Wait()
+		if ids, err := m.Leftovers(); err != nil || len(ids) > 0 {
+			t.Errorf("Leftovers = %v, %v", ids, err)
 		}
 	})
 }

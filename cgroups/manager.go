@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -48,6 +49,10 @@ type manager struct {
 	tree   tree
 	units  *units // with the systemd driver only
 	log    *slog.Logger
+
+	// makes is held for reading while cgroups are made, and for writing while the top group goes: systemd stops with a slice
+	// those below it, also one that has just been started.
+	makes sync.RWMutex
 }
 
 // New looks at how cgroups are mounted here and answers their manager.
@@ -74,12 +79,17 @@ func New(ctx context.Context, opts Options) (Manager, error) {
 	}
 	if mounted.version == 1 {
 		m.tree = newTreeV1(mounted)
-	} else if m.tree, err = newTreeV2(opts.Root); err != nil {
-		return nil, err
-	}
-	if m.driver == Systemd {
-		if m.units, err = connectSystemd(ctx); err != nil {
+	} else {
+		v2, err := newTreeV2(opts.Root)
+		if err != nil {
 			return nil, err
+		}
+		m.tree = v2
+		if m.driver == Systemd {
+			v2.leaveToSystemd()
+			if m.units, err = connectSystemd(ctx); err != nil {
+				return nil, err
+			}
 		}
 	}
 	m.log.Info("cgroups", "driver", m.driver, "version", mounted.version, "controllers", m.tree.controllers())
@@ -157,6 +167,8 @@ func (m *manager) Create(ctx context.Context, path Path, res *specs.LinuxResourc
 	if err := m.tree.check(res); err != nil {
 		return nil, fmt.Errorf("limits of cgroup %s: %w", path, err)
 	}
+	m.makes.RLock()
+	defer m.makes.RUnlock()
 	if m.units != nil {
 		if err := m.units.start(ctx, path, res); err != nil {
 			return nil, fmt.Errorf("making cgroup %s: %w", path, err)
@@ -209,8 +221,11 @@ func (m *manager) Remove(ctx context.Context, path Path) error {
 	return nil
 }
 
-// dropTop removes the runtime's own top group if that was the last one in it. Another sandbox may come just now: Create makes parents that are missing.
+// dropTop removes the runtime's own top group if that was the last one in it. What systemd made above it for a name with dashes stays: it may be
+// another's.
 func (m *manager) dropTop(ctx context.Context, top Path) {
+	m.makes.Lock()
+	defer m.makes.Unlock()
 	if names, err := m.tree.names(top); err != nil || len(names) > 0 {
 		return
 	}

@@ -90,7 +90,7 @@ func (u *units) start(ctx context.Context, path Path, res *specs.LinuxResources)
 		return err
 	}
 	done := make(chan string, 1)
-	_, err = conn.StartTransientUnitContext(ctx, name, "replace", append(sliceProperties(name), properties...), done)
+	_, err = conn.StartTransientUnitContext(ctx, name, "replace", append(sliceProperties(name, properties), properties...), done)
 	switch {
 	case isDBusError(err, "org.freedesktop.systemd1.UnitExists"):
 		return u.update(ctx, path, res)

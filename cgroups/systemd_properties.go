@@ -3,6 +3,7 @@ package cgroups
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,9 +18,10 @@ func property(name string, value any) dbus.Property {
 	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
 }
 
-// sliceProperties are those of every slice of ours. Accounting makes systemd enable the controllers.
-func sliceProperties(name string) []dbus.Property {
-	return []dbus.Property{
+// sliceProperties are those of every slice of ours, beside its limits. Accounting makes systemd pass on the controllers; the one for the CPU is only
+// passed on where a weight or a quota is set.
+func sliceProperties(name string, limits []dbus.Property) []dbus.Property {
+	all := []dbus.Property{
 		property("Description", "shimd cgroup "+name),
 		// Else the unit would be stopped at shutdown before the node agent had its turn.
 		property("DefaultDependencies", false),
@@ -28,6 +30,10 @@ func sliceProperties(name string) []dbus.Property {
 		property("TasksAccounting", true),
 		property("IOAccounting", true),
 	}
+	if !slices.ContainsFunc(limits, func(p dbus.Property) bool { return p.Name == "CPUWeight" }) {
+		all = append(all, property("CPUWeight", uint64(100)))
+	}
+	return all
 }
 
 // limitProperties turns limits to the properties of a unit, for all that systemd would otherwise overwrite. Only fields that are set give properties.
@@ -75,11 +81,20 @@ func limitProperties(res *specs.LinuxResources) ([]dbus.Property, error) {
 	if res.Pids != nil && value(res.Pids.Limit) != 0 {
 		set("TasksMax", unlimited(*res.Pids.Limit))
 	}
-	return append(all, unifiedProperties(res.Unified)...), nil
+	unified, err := unifiedProperties(res.Unified)
+	if err != nil {
+		return nil, err
+	}
+	// A name may stand in a message once; what the unified map says wins.
+	all = slices.DeleteFunc(all, func(p dbus.Property) bool {
+		return slices.ContainsFunc(unified, func(u dbus.Property) bool { return u.Name == p.Name })
+	})
+	return append(all, unified...), nil
 }
 
-// unifiedProperties are those files of the unified map that systemd writes, too, as far as they are plain numbers.
-func unifiedProperties(unified map[string]string) []dbus.Property {
+// unifiedProperties are those files of the unified map that systemd writes, too: numbers, and the lists of cpusets, whose controller
+// there is only where systemd knows of a list.
+func unifiedProperties(unified map[string]string) ([]dbus.Property, error) {
 	var all []dbus.Property
 	for _, known := range []struct{ file, name string }{
 		{"cpu.weight", "CPUWeight"}, {"memory.min", "MemoryMin"}, {"memory.low", "MemoryLow"}, {"memory.high", "MemoryHigh"},
@@ -92,7 +107,16 @@ func unifiedProperties(unified map[string]string) []dbus.Property {
 			all = append(all, property(known.name, v))
 		}
 	}
-	return all
+	for _, known := range []struct{ file, name string }{{"cpuset.cpus", "AllowedCPUs"}, {"cpuset.mems", "AllowedMemoryNodes"}} {
+		if list := strings.TrimSpace(unified[known.file]); list != "" {
+			bits, err := cpuMask(list)
+			if err != nil {
+				return nil, fmt.Errorf("unified[%q]: %w", known.file, err)
+			}
+			all = append(all, property(known.name, bits))
+		}
+	}
+	return all, nil
 }
 
 // unlimited is v as systemd has it: no limit is the largest number.

@@ -24,7 +24,13 @@ type treeV2 struct {
 	pageSizes   []string
 	statFiles   []statFile
 	devices     *devicePrograms
+	// systemds are the controllers that systemd passes on by itself where a unit needs them, and takes away again where none does: when it owns
+	// the tree, nobody else may.
+	systemds []string
 }
+
+// leaveToSystemd makes the tree one that systemd owns.
+func (t *treeV2) leaveToSystemd() { t.systemds = []string{"cpu", "cpuset", "io", "memory", "pids"} }
 
 func newTreeV2(root string) (*treeV2, error) {
 	text, err := readFile(root + "/cgroup.controllers")
@@ -81,7 +87,9 @@ func (t *treeV2) enable(path Path) error {
 	if err != nil {
 		return missing(err)
 	}
-	if len(strings.Fields(text)) == len(t.available) { // nearly always: the pod's other container came before, or the kubelet did it
+	has := strings.Fields(text)
+	lacks := func(c string) bool { return !slices.Contains(has, c) && !slices.Contains(t.systemds, c) }
+	if !slices.ContainsFunc(t.available, lacks) { // nearly always: the pod's other container came before, or the kubelet did it
 		return nil
 	}
 	var above []Path
@@ -112,7 +120,7 @@ func (t *treeV2) passOn(path Path) error {
 	}
 	var lacking []string
 	for _, c := range strings.Fields(has) {
-		if !slices.Contains(strings.Fields(passed), c) {
+		if !slices.Contains(strings.Fields(passed), c) && !slices.Contains(t.systemds, c) {
 			lacking = append(lacking, "+"+c)
 		}
 	}

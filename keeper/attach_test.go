@@ -147,7 +147,7 @@ func TestCVE_2022_23471_AttachLeavesNothing(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	eventually(t, "the keeper has closed everything", func() bool { return descriptors(t, n.client.PID()) == before })
+	n.closedAll(before)
 	eventually(t, "the client has closed everything", func() bool { return descriptors(t, os.Getpid()) <= threads })
 }
 
@@ -260,7 +260,7 @@ func readLogLoose(t testing.TB, path string) []logLine {
 func TestLogOnFullDisk(t *testing.T) {
 	n := newNode(t)
 	mount := t.TempDir()
-	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, "size=64k"); err != nil {
+	if err := unix.Mount("tmpfs", mount, "tmpfs", 0, "size=4m"); err != nil {
 		t.Skipf("no tmpfs can be mounted: %v", err)
 	}
 	defer func() {
@@ -268,21 +268,21 @@ func TestLogOnFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	c := n.start("full", `read go; i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo "line $i of output"; done; read go; echo last`, settings{stdin: true})
+	c := n.start("full", `read go; i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo "line $i of output"; done; : >`+mount+`/written; read go; echo last`, settings{stdin: true})
 	log := open(t, mount+"/log", os.O_CREATE|os.O_APPEND|os.O_WRONLY)
 	if err := n.client.SetLog(t.Context(), "full", log); err != nil {
 		t.Fatal(err)
 	}
 	_ = log.Close()
 	filler := open(t, mount+"/filler", os.O_CREATE|os.O_WRONLY)
-	_, _ = filler.Write(make([]byte, 32<<10))
+	_, _ = filler.Write(make([]byte, 4<<20-32<<10)) // the log does not fit, and fits easily when this is gone
 	_ = filler.Close()
 	stdin := open(t, c.fifos+"/0", os.O_WRONLY)
 	defer closeAll(stdin)
 	_, _ = io.WriteString(stdin, "go\n")
 	eventually(t, "the container has written all", func() bool {
-		wchan, _ := os.ReadFile("/proc/" + itoa(c.started.PID) + "/syscall")
-		return strings.HasPrefix(string(wchan), "0 0x0 ") // read(0)
+		_, err := os.Stat(mount + "/written")
+		return err == nil
 	})
 	_ = os.Remove(mount + "/filler")
 	_, _ = io.WriteString(stdin, "go\n")
@@ -292,7 +292,7 @@ func TestLogOnFullDisk(t *testing.T) {
 	for _, l := range lines {
 		note = note || strings.HasPrefix(l.text, "shimd: ") && strings.Contains(l.text, "log lines were lost here")
 	}
-	if last := lines[len(lines)-1]; !note || last.text != "last" {
+	if last := lines[len(lines)-1]; len(lines) > 5000 || !note || last.text != "last" {
 		t.Errorf("note of the loss: %v; last line: %+v", note, last)
 	}
 }

@@ -50,6 +50,7 @@ type Client struct {
 	cancel context.CancelFunc
 	group  sync.WaitGroup
 	exits  *exitQueue
+	ending sync.Mutex // held while the keeper is told to end: no new one is started meanwhile
 
 	mu       sync.Mutex
 	link     *link         // nil while there is none
@@ -147,6 +148,8 @@ func (c *Client) stay() {
 		case <-l.broken:
 		}
 		c.use(nil)
+		c.ending.Lock()
+		c.ending.Unlock() //nolint:staticcheck // an end that was asked for cancels ctx before
 		if c.ctx.Err() != nil {
 			return
 		}

@@ -157,7 +157,7 @@ func TestHostileMessages(t *testing.T) {
 		_ = unix.Shutdown(fd, unix.SHUT_WR)
 		_ = unix.Close(fd)
 	}
-	eventually(t, "the keeper has closed everything", func() bool { return descriptors(t, n.client.PID()) == before })
+	n.closedAll(before)
 	if _, err := n.client.List(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -359,3 +359,21 @@ func descriptors(t testing.TB, pid int) int {
 	}
 	return len(entries)
 }
+
+// closedAll waits until the keeper holds no more descriptors than before.
+func (n *node) closedAll(before int) {
+	n.t.Helper()
+	pid := n.client.PID()
+	end := time.Now().Add(patience)
+	for descriptors(n.t, pid) > before {
+		if time.Now().After(end) {
+			entries, _ := filepath.Glob("/proc/" + strconv.Itoa(pid) + "/fd/*")
+			for i := range entries {
+				target, _ := os.Readlink(entries[i])
+				entries[i] += " " + target
+			}
+			n.t.Fatalf("keeper holds more than %d descriptors:\n%s", before, strings.Join(entries, "\n"))
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}

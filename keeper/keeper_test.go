@@ -82,7 +82,7 @@ func TestStartFails(t *testing.T) {
 	if err := n.client.Acknowledge(t.Context(), "a"); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the keeper has closed everything", func() bool { return descriptors(t, n.client.PID()) == before })
+	n.closedAll(before)
 }
 
 func TestStartGivenUp(t *testing.T) {
@@ -101,7 +101,7 @@ func TestStartGivenUp(t *testing.T) {
 	if err := n.client.Acknowledge(t.Context(), "h"); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "the keeper has closed everything", func() bool { return descriptors(t, n.client.PID()) == before })
+	n.closedAll(before)
 }
 
 func TestOutput(t *testing.T) {

@@ -161,8 +161,14 @@ func (c *Client) Acknowledge(ctx context.Context, id string) error {
 func (c *Client) Shutdown(ctx context.Context, force bool) error {
 	e := &wire.Encoder{}
 	e.Bool(force)
+	c.ending.Lock()
 	err := c.order(ctx, wire.Shutdown, "", e)
-	if err != nil && !errors.Is(err, errBroken) {
+	refused := err != nil && !errors.Is(err, errBroken)
+	if !refused {
+		c.cancel()
+	}
+	c.ending.Unlock()
+	if refused {
 		return fmt.Errorf("ending the keeper: %w", err)
 	}
 	return c.Close()

@@ -75,7 +75,8 @@ func (p *Program) segment() ([]byte, error) {
 	ops := append(p.ops[:len(p.ops):len(p.ops)], op{call: sysExitGroup, args: []arg{num(0)}})
 	for i := range ops {
 		o, at := &ops[i], out[opsOffset+i*opSize:]
-		if len(o.args) > 6 || len(o.ignore) > maxIgnored || i+int(max(o.onSuccess, o.onIgnored))+1 > len(ops) {
+		last := i + 1 + int(max(o.onSuccess, o.onIgnored)) // how far it may go on from here
+		if len(o.args) > 6 || len(o.ignore) > maxIgnored || i < len(p.ops) && last > len(p.ops) {
 			return nil, fmt.Errorf("encoding a launch program: op %d (%s): %w", i, p.line(o), errdefs.ErrInternal)
 		}
 		le.PutUint32(at, o.call.number)

@@ -154,3 +154,52 @@ func TestInterpreterIsSmall(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(code), err)
 	}
 }
+
+// Where vm.memfd_noexec forbids memory files.
+func TestExecutableFile(t *testing.T) {
+	dir := t.TempDir()
+	text, data, err := testProgram().image()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := executableFile(dir, text, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if emulator := os.Getenv("SHIMD_TEST_EMULATOR"); emulator != "" {
+		t.Skip("the emulator runs memory files")
+	}
+	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(f.Fd())), []string{"launch"}, &syscall.ProcAttr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(pid, &status, 0, nil); err != nil || status.ExitStatus() != 0 {
+		t.Errorf("%v, status %#x", err, status)
+	}
+}
+
+// Whatever a program's strings are, its image is well formed and its text one line an op.
+func FuzzProgram(f *testing.F) {
+	f.Add("/bin/true", "a\x00b", "x=\n", uint8(3))
+	f.Fuzz(func(t *testing.T, name, arg, env string, skip uint8) {
+		p := testProgram()
+		s := p.openat("", cwd(), name, unix.O_PATH, "O_PATH")
+		p.do("", sysExecve, p.str(name), p.list([]string{name, arg}, quoted([]string{name, arg})), p.list([]string{env}, "env"))
+		p.do("", sysClose, p.value(s)).ignoring(unix.EBADF).orSkip(uint16(skip))
+		data, err := p.segment()
+		if (err != nil) != (skip > 0) {
+			t.Fatalf("skip %d: %v", skip, err)
+		}
+		if err == nil && len(data) < opsOffset+4*opSize {
+			t.Errorf("%d bytes", len(data))
+		}
+		if lines := bytes.Count([]byte(p.String()), []byte("\n")); lines != len(p.ops)+len(p.files) {
+			t.Errorf("%d lines for %d ops", lines, len(p.ops))
+		}
+	})
+}

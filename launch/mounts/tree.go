@@ -141,7 +141,7 @@ func (t *Tree) resolve(destination string, directory bool) (Target, error) {
 		last := !hasName(pending)
 		link, err := w.down(name, directory || !last)
 		if err != nil {
-			return Target{}, fmt.Errorf("resolving %q in the container: %q: %w", destination, w.real()+"/"+name, err)
+			return Target{}, fmt.Errorf("resolving %q in the container: %q: %w", destination, path.Join(w.real(), name), atFault(err))
 		}
 		if link != "" {
 			if path.IsAbs(link) {
@@ -151,6 +151,14 @@ func (t *Tree) resolve(destination string, directory bool) (Target, error) {
 		}
 	}
 	return w.target(), nil
+}
+
+// atFault makes errors of an image or a request those of who sent it.
+func atFault(err error) error {
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return err
 }
 
 func hasName(components []string) bool {

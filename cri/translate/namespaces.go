@@ -104,7 +104,7 @@ func mapsRoot(mappings []request.IDMapping) bool {
 
 // idMappings refuses empty, overflowing and overlapping ranges: the kernel would refuse them too, but late and with EINVAL alone.
 func (c *check) idMappings(field string, in []*criv1.IDMapping) []request.IDMapping {
-	out := make([]request.IDMapping, 0, len(in))
+	var out []request.IDMapping
 	for i, m := range in {
 		f := item(field, i)
 		if m.GetLength() == 0 {

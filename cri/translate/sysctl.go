@@ -54,6 +54,8 @@ func (c *check) sysctls(field string, in map[string]string, ns request.Namespace
 			if ns.Network == request.NamespaceNode {
 				c.refuse(f, "the pod shares the host's UTS namespace")
 			}
+		case dotted == "kernel.hostname":
+			c.refuse(f, "is config.hostname's")
 		default:
 			c.refuse(f, "is not namespaced: it would change the whole node")
 		}

@@ -18,11 +18,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/nftables"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/network/rtnl"
@@ -32,11 +30,6 @@ import (
 const (
 	DefaultBridge = "shimd0"
 	DefaultTable  = "shimd"
-)
-
-const (
-	nftTimeout = 30 * time.Second
-	nftBuffer  = 16 << 20 // a transaction is one send: 100 bytes for an element, 4 elements for a host port
 )
 
 // Options configure the network. BridgeName and TableName must differ between daemons on one machine.
@@ -62,7 +55,7 @@ type Network struct {
 	bridgeIndex atomic.Int64 // 0: the shared parts have to be looked at
 	nft         struct {
 		sync.Mutex
-		conn    *nftables.Conn
+		socket  *nftSocket // nil until needed
 		table   *table
 		monitor *os.File
 	}
@@ -102,14 +95,7 @@ func Open(opts Options) (*Network, error) {
 	if err := os.MkdirAll(n.records.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the network's state directory: %w", err)
 	}
-	// Every transaction has a socket and a deadline of its own: what one that failed left unread is never taken for an answer to the next.
-	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetDeadline(time.Now().Add(nftTimeout)), c.SetWriteBuffer(nftBuffer))
-	}))
-	if err != nil {
-		return nil, fmt.Errorf("preparing nftables: %w: %w", err, errdefs.ErrUnavailable)
-	}
-	n.nft.conn, n.nft.table = conn, newTable(opts.TableName)
+	n.nft.table = newTable(opts.TableName)
 	return n, n.restore()
 }
 
@@ -310,7 +296,9 @@ func (n *Network) installTable() error {
 	if err := n.startMonitor(); err != nil {
 		return err
 	}
-	if err := n.nft.table.install(n.nft.conn, n.opts.BridgeName, n.opts.Masquerade, cidrs, elements); err != nil {
+	if err := n.transact(func(c *nftables.Conn) error {
+		return n.nft.table.install(c, n.opts.BridgeName, n.opts.Masquerade, cidrs, elements)
+	}); err != nil {
 		return fmt.Errorf("installing nftables table inet %s: %w: %w", n.opts.TableName, err, errdefs.ErrUnavailable)
 	}
 	return nil
@@ -353,14 +341,7 @@ func (n *Network) Close() error {
 		case s := <-n.sockets:
 			s.Close()
 		default:
-			n.nft.Lock()
-			defer n.nft.Unlock()
-			if n.nft.monitor == nil {
-				return nil
-			}
-			err := n.nft.monitor.Close()
-			n.nft.monitor = nil
-			return err
+			return n.closeNFT()
 		}
 	}
 }

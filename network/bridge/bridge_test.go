@@ -2,9 +2,10 @@ package bridge
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"testing"
+
+	"github.com/google/nftables"
 
 	"github.com/shimd/shimd/network/attachment"
 	"github.com/shimd/shimd/network/nettest"
@@ -35,9 +36,10 @@ func open(t testing.TB, opts Options) *Network {
 	t.Cleanup(func() {
 		_ = n.deleteLink(opts.BridgeName)
 		n.Close()
-		n.nft.conn.AddTable(n.nft.table.table)
-		n.nft.conn.DelTable(n.nft.table.table)
-		_ = n.nft.conn.Flush()
+		c, _ := nftables.New()
+		c.AddTable(n.nft.table.table)
+		c.DelTable(n.nft.table.table)
+		_ = c.Flush()
 	})
 	return n
 }
@@ -80,23 +82,5 @@ func TestPodsReachEachOtherAndTheHost(t *testing.T) {
 	seen, err := a.Ask("tcp", "127.0.0.1:1")
 	if err == nil {
 		t.Error("something answered on a pod's loopback:", seen)
-	}
-}
-
-func BenchmarkAttach(b *testing.B) {
-	n := open(b, Options{})
-	warm, _ := attach(b, n, attachment.Request{ID: "warm"})
-	defer warm.Close()
-	b.ResetTimer()
-	for i := range b.N {
-		b.StopTimer()
-		ns := nettest.NewNamespace(b)
-		b.StartTimer()
-		if _, err := n.Attach(context.Background(), attachment.Request{ID: fmt.Sprint("s", i), NetNSPath: ns.Path}); err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		_ = n.Detach(context.Background(), fmt.Sprint("s", i))
-		ns.Close()
 	}
 }

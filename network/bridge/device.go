@@ -70,6 +70,11 @@ func (n *Network) makeBridge(s *rtnl.Socket, gateways []netip.Prefix) (int, erro
 	if err := quietIPv6(n.opts.BridgeName); err != nil {
 		return 0, err
 	}
+	if has6 && ipv6Enabled() { // "default" may disable it for new interfaces
+		if err := n.requireSysctl("/proc/sys/net/ipv6/conf/"+n.opts.BridgeName+"/disable_ipv6", "0"); err != nil {
+			return 0, err
+		}
+	}
 	if err := n.syncGateways(s, index, gateways); err != nil {
 		return 0, err
 	}

@@ -196,10 +196,7 @@ func (n *Network) publish(bs []binding) error {
 		return nil
 	}
 	n.nft.Lock()
-	err := add(n.nft.conn, n.nft.table.elements(bs))
-	if err == nil {
-		err = n.nft.conn.Flush()
-	}
+	err := n.transact(func(c *nftables.Conn) error { return add(c, n.nft.table.elements(bs)) })
 	n.nft.Unlock()
 	if errors.Is(err, unix.ENOENT) { // somebody flushed the ruleset: all of it is ours to restore
 		err = n.installTable()
@@ -216,10 +213,7 @@ func (n *Network) unpublish(bs []binding) error {
 		return nil
 	}
 	n.nft.Lock()
-	err := bySet(n.nft.table.elements(bs), n.nft.conn.SetDeleteElements)
-	if err == nil {
-		err = n.nft.conn.Flush()
-	}
+	err := n.transact(func(c *nftables.Conn) error { return bySet(n.nft.table.elements(bs), c.SetDeleteElements) })
 	n.nft.Unlock()
 	if errors.Is(err, unix.ENOENT) {
 		// They were never published, or the table is gone. A transaction is whole or not at all, so nothing of them is there.

@@ -33,10 +33,12 @@ func reopen(t *testing.T, n *Network) *Network {
 
 func elementCount(t *testing.T, n *Network) (count int) {
 	t.Helper()
-	n.nft.Lock()
-	defer n.nft.Unlock()
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, s := range n.nft.table.sets {
-		es, err := n.nft.conn.GetSetElements(s)
+		es, err := c.GetSetElements(s)
 		if err != nil {
 			t.Fatal(err)
 		}

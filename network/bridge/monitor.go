@@ -82,7 +82,10 @@ func (n *Network) restoreTable() error {
 		return nil // it will be looked at before it is needed
 	}
 	n.nft.Lock()
-	_, err := n.nft.conn.ListTableOfFamily(n.opts.TableName, nftables.TableFamilyINet)
+	err := n.transact(func(c *nftables.Conn) error {
+		_, err := c.ListTableOfFamily(n.opts.TableName, nftables.TableFamilyINet)
+		return err
+	})
 	n.nft.Unlock()
 	if !errors.Is(err, unix.ENOENT) {
 		return err
@@ -94,7 +97,11 @@ func (n *Network) restoreTable() error {
 // warnOfDrops tells which chains of others drop what the machine forwards. An accept in our own table would not overrule them.
 func (n *Network) warnOfDrops() {
 	n.nft.Lock()
-	chains, err := n.nft.conn.ListChains()
+	var chains []*nftables.Chain
+	err := n.transact(func(c *nftables.Conn) (err error) {
+		chains, err = c.ListChains()
+		return err
+	})
 	n.nft.Unlock()
 	if err != nil {
 		return // nothing depends on it

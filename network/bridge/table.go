@@ -89,7 +89,7 @@ func (t *table) of(a netip.Addr) *family {
 	return &t.v6
 }
 
-// install puts the whole table in place of whatever has its name, in one transaction: connections go on, packets never see half of it.
+// install gathers a transaction that puts the whole table in place of whatever has its name: connections go on, packets never see half of it.
 func (t *table) install(c *nftables.Conn, bridge string, masquerade bool, pods []netip.Prefix, elements []element) error {
 	c.AddTable(t.table)
 	c.DelTable(t.table)
@@ -113,7 +113,7 @@ func (t *table) install(c *nftables.Conn, bridge string, masquerade bool, pods [
 		return err
 	}
 	t.addRules(c, bridge, masquerade)
-	return c.Flush()
+	return nil
 }
 
 func (t *table) chain(c *nftables.Conn, name string, kind nftables.ChainType, hook *nftables.ChainHook, priority nftables.ChainPriority) *nftables.Chain {

@@ -204,3 +204,18 @@ func Ask(network, address string) (string, error) {
 	n, err := c.Read(buf)
 	return string(buf[:n]), err
 }
+
+// Tmpfs makes a directory on a tmpfs, as state directories are: a rename on a disk's file system may take half a millisecond.
+func Tmpfs(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -67,7 +68,7 @@ func (s *Store) pull(ctx context.Context, ref reference, creds registry.Credenti
 		return Image{}, err
 	}
 	id := found.manifest.Config.Digest.String()
-	config, err := repo.Config(ctx, id, found.manifest.Config.Size)
+	config, err := s.config(ctx, repo, id, found.manifest.Config.Size)
 	if err != nil {
 		return Image{}, fmt.Errorf("fetching the image configuration: %w", err)
 	}
@@ -90,6 +91,17 @@ func (s *Store) pull(ctx context.Context, ref reference, creds registry.Credenti
 	}
 	s.log.Info("image pulled", "image", ref.String(), "id", id, "bytes", img.Size, "layers", len(rec.Layers), "took", time.Since(started))
 	return img, nil
+}
+
+// config takes the configuration of an image that is here already from the disk: a client that pulls always, to check the tag, moves nothing but a manifest.
+func (s *Store) config(ctx context.Context, repo *registry.Repository, id string, size int64) ([]byte, error) {
+	content, err := readBounded(s.path("images", hexOf(id), "config"))
+	if err == nil {
+		if sum := sha256.Sum256(content); digestPrefix+hex.EncodeToString(sum[:]) == id {
+			return content, nil
+		}
+	}
+	return repo.Config(ctx, id, size)
 }
 
 // resolved is a manifest, and under which digest it was found: that of the index, if there is one.
@@ -125,12 +137,18 @@ func resolve(ctx context.Context, repo *registry.Repository, identifier string) 
 
 // commitImage makes the image last. The layers that are held for the pull are the record's from here on, unless it fails.
 func (s *Store) commitImage(rec *record, ref reference, found resolved, config []byte) (Image, error) {
-	if err := s.sync(); err != nil {
-		return Image{}, err
+	layers := unique(rec.Layers)
+	if !s.committed(layers) {
+		if err := s.sync(); err != nil {
+			return Image{}, err
+		}
 	}
 	s.commit.Lock()
 	defer s.commit.Unlock()
-	layers := unique(rec.Layers)
+	if img, ok := s.unchanged(rec, ref, found.digest); ok {
+		s.release(layers)
+		return img, nil
+	}
 	if err := s.commitLayers(layers); err != nil {
 		return Image{}, err
 	}
@@ -174,6 +192,35 @@ func (s *Store) commitImage(rec *record, ref reference, found resolved, config [
 	s.publish()
 	v := s.view.Load()
 	return v.images[v.byID[rec.ID]], nil
+}
+
+func (s *Store) committed(keys []string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		if !s.layers[key].committed {
+			return false
+		}
+	}
+	return true
+}
+
+// unchanged answers the image when it is there with this very name, so that nothing need be written. commit is held.
+func (s *Store) unchanged(rec *record, ref reference, digest string) (Image, bool) {
+	v := s.view.Load()
+	i, there := v.byID[rec.ID]
+	if !there || v.names[ref.String()] != rec.ID {
+		return Image{}, false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.images[rec.ID]
+	with := old.clone()
+	with.add(ref, digest)
+	if !slices.Equal(with.Digests, old.Digests) || !slices.Equal(with.Layers, rec.Layers) {
+		return Image{}, false
+	}
+	return v.images[i], true
 }
 
 func (s *Store) writeRecord(rec *record, manifest, config []byte, exists bool) error {

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	goruntime "runtime"
 	"strings"
 	"sync"
@@ -445,5 +446,36 @@ func BenchmarkPull(b *testing.B) {
 		if err := s.Remove(b.Context(), string(img.ID)); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestPullAgain: a client that pulls before every start costs a manifest, and no write.
+func TestPullAgain(t *testing.T) {
+	s, reg := openStore(t), newRegistry(t)
+	built := reg.push(t, "app", "v1", gzipped, uniqueLayer(t, 1))
+	first := pull(t, s, reg.host+"/app:v1")
+	before, err := os.Stat(s.path("images", built.id[7:], "record.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg.before = func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/blobs/") {
+			t.Errorf("asked for %s", r.URL.Path)
+		}
+		return false
+	}
+	if again := pull(t, s, reg.host+"/app:v1"); !reflect.DeepEqual(first, again) {
+		t.Errorf("%+v, then %+v", first, again)
+	}
+	after, err := os.Stat(s.path("images", built.id[7:], "record.json"))
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("the record was written again: %v", err)
+	}
+	if err := s.Remove(t.Context(), built.id); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, s)
+	if n := layerDirs(t, s); n != 0 {
+		t.Errorf("%d layers left", n)
 	}
 }

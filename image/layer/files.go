@@ -63,8 +63,7 @@ func (u *unpacker) setDirectory(fd int, name string, hdr *tar.Header) error {
 	if err := setXattrs(func(attr string, value []byte) error { return unix.Fsetxattr(fd, attr, value, 0) }, hdr); err != nil {
 		return err
 	}
-	u.times = append(u.times, dirTime{name: name, atime: hdr.AccessTime, mtime: hdr.ModTime})
-	return nil
+	return u.remember(name, dirTime{atime: hdr.AccessTime, mtime: hdr.ModTime})
 }
 
 func (u *unpacker) makeFile(parent int, base string, hdr *tar.Header, content io.Reader) error {

@@ -21,6 +21,7 @@ type Deferred struct {
 	implied map[string]struct{}
 	targets map[string]string // of hard links, by name
 	links   []string          // their names in order; those not in targets are forgotten
+	size    int               // bytes of all names ever noted
 }
 
 func (d *Deferred) imply(name string) {
@@ -28,6 +29,7 @@ func (d *Deferred) imply(name string) {
 		d.implied = map[string]struct{}{}
 	}
 	d.implied[name] = struct{}{}
+	d.size += len(name)
 }
 
 func (d *Deferred) link(name, target string) {
@@ -36,6 +38,7 @@ func (d *Deferred) link(name, target string) {
 	}
 	d.targets[name] = target
 	d.links = append(d.links, name)
+	d.size += len(name) + len(target)
 }
 
 // forget drops what is known of a name that the tar now describes itself.

@@ -41,16 +41,17 @@ type unpacker struct {
 	maxBytes   int64
 	bytes      int64
 	entries    int64
-	times      []dirTime // set last: creating files inside changes them
+	times      map[string]dirTime // of directories, by name; set last: creating files inside changes them
+	timesSize  int                // bytes of their names
 	deferred   Deferred
 	links      int  // being followed by behindLink
 	root       bool // the tar has an entry for the root
 }
 
-type dirTime struct {
-	name         string
-	atime, mtime time.Time
-}
+type dirTime struct{ atime, mtime time.Time }
+
+// maxRemembered bounds the names, in bytes, that unpacking one layer keeps in memory: a tar compresses so well that a small blob could hold gigabytes of them.
+const maxRemembered = 64 << 20
 
 func newUnpacker(dir *os.File, maxEntries, maxBytes int64) (*unpacker, error) {
 	dirs, err := newDirCache(dir)
@@ -90,13 +91,11 @@ func (u *unpacker) run(ctx context.Context, r io.Reader) error {
 		if err := u.entry(hdr, archive); err != nil {
 			return fmt.Errorf("unpacking %.200q: %w", hdr.Name, err)
 		}
-	}
-	for i := len(u.times) - 1; i >= 0; i-- {
-		if err := u.setDirTime(u.times[i]); err != nil {
-			return err
+		if u.deferred.size > maxRemembered {
+			return fmt.Errorf("the layer leaves too much to the layers below: %w", errdefs.ErrInvalidArgument)
 		}
 	}
-	return nil
+	return u.setDirTimes()
 }
 
 func tarError(err error) error {
@@ -313,13 +312,36 @@ func (u *unpacker) whiteout(parent int, dir, base string) error {
 	return setOpaque(fd)
 }
 
-func (u *unpacker) setDirTime(t dirTime) error {
-	fd, err := u.dirs.open(t.name)
-	if err != nil {
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
-			return nil // replaced by something else later in the tar
-		}
-		return err
+// remember notes a directory's times for the end.
+func (u *unpacker) remember(name string, t dirTime) error {
+	if u.times == nil {
+		u.times = map[string]dirTime{}
 	}
-	return setTimes(fd, "", t.atime, t.mtime)
+	if _, known := u.times[name]; !known {
+		u.timesSize += len(name)
+	}
+	u.times[name] = t
+	if u.timesSize < maxRemembered {
+		return nil
+	}
+	// A few directories of a monstrous layer get the time of unpacking instead.
+	return u.setDirTimes()
+}
+
+func (u *unpacker) setDirTimes() error {
+	for name, t := range u.times {
+		fd, err := u.dirs.open(name)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+			continue // replaced by something else later in the tar
+		}
+		if err != nil {
+			return fmt.Errorf("setting times of %.200q: %w", name, err)
+		}
+		if err := setTimes(fd, "", t.atime, t.mtime); err != nil {
+			return fmt.Errorf("setting times of %.200q: %w", name, err)
+		}
+	}
+	clear(u.times)
+	u.timesSize = 0
+	return nil
 }

@@ -42,20 +42,29 @@ func New(place string) (*Mounter, error) {
 	return &Mounter{place: place, appendable: appendable}, nil
 }
 
-// probeAppend finds out whether fsconfig takes lower directories one by one ("lowerdir+", Linux 6.5). Before, all have to fit into one parameter of 255
+// probeAppend finds out whether fsconfig takes lower directories one by one ("lowerdir+"). Before, all have to fit into one parameter of 255
 // bytes, which leaves only mount(2).
 func probeAppend(dir string) (bool, error) {
+	if len(dir) >= maxParameter {
+		dir = "/"
+	}
+	// Before Linux 6.5, overlayfs takes any parameter and refuses it only when the mount is made: then it takes one that does not exist, too.
+	anything, err := takesParameter("no-such-parameter", dir)
+	if err != nil || anything {
+		return false, err
+	}
+	return takesParameter("lowerdir+", dir)
+}
+
+func takesParameter(name, value string) (bool, error) {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return false, fmt.Errorf("opening overlayfs (is the kernel module there?): %w", err)
 	}
 	defer unix.Close(fs) //nolint:errcheck // a probe
-	if len(dir) >= maxParameter {
-		dir = "/"
-	}
-	err = unix.FsconfigSetString(fs, "lowerdir+", dir)
+	err = unix.FsconfigSetString(fs, name, value)
 	if err != nil && !errors.Is(err, unix.EINVAL) {
-		return false, fmt.Errorf("probing overlayfs: %w", err)
+		return false, fmt.Errorf("probing overlayfs for %q: %w", name, err)
 	}
 	return err == nil, nil
 }

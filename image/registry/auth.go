@@ -189,6 +189,7 @@ func (a *authorizer) askToken(ctx context.Context, req *http.Request) (string, e
 		return "", transportError(ctx, err)
 	}
 	defer closeBody(resp)
+	defer inTime(resp)()
 	if resp.StatusCode != http.StatusOK {
 		return "", statusError(resp)
 	}

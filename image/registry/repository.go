@@ -25,6 +25,9 @@ const (
 	attempts     = 4
 	firstBackoff = 300 * time.Millisecond
 	maxBackoff   = 20 * time.Second
+
+	// smallAnswerTimeout is for errors, tokens and the rest of an answer that is not wanted.
+	smallAnswerTimeout = 15 * time.Second
 )
 
 // sha256Digest is the only form of digest that is taken anywhere: what does not match never becomes part of a path or a URL (CVE-2024-3727).
@@ -319,6 +322,7 @@ func (e *StatusError) Unwrap() error {
 }
 
 func statusError(resp *http.Response) error {
+	defer inTime(resp)()
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
 	var answer struct {
 		Errors []struct{ Code, Message string }
@@ -349,8 +353,15 @@ func printable(s string) string {
 
 // closeBody lets the connection be used again if little is left of the answer.
 func closeBody(resp *http.Response) {
+	defer inTime(resp)()
 	_, _ = io.CopyN(io.Discard, resp.Body, 16<<10)
 	_ = resp.Body.Close()
+}
+
+// inTime closes an answer of which little is expected when even that does not come. The function that it answers ends the watch.
+func inTime(resp *http.Response) func() {
+	timer := time.AfterFunc(smallAnswerTimeout, func() { _ = resp.Body.Close() })
+	return func() { timer.Stop() }
 }
 
 func closeNow(resp *http.Response) { _ = resp.Body.Close() }

@@ -32,6 +32,7 @@ func (p *Program) compileProcess(c *processPlan) {
 	p.bounding(process.Capabilities, c.lastCap)
 	p.do("keeping capabilities", sysPrctl, named(unix.PR_SET_KEEPCAPS, "PR_SET_KEEPCAPS"), num(1), num(0), num(0), num(0))
 	p.identity(process)
+	p.do("closing the working directory's descriptor", sysCloseRange, num(ReportFD+1), named(1<<32-1, "~0U"), num(0))
 	p.capabilities(process.Capabilities)
 	if process.NoNewPrivileges {
 		p.do("setting no_new_privs", sysPrctl, named(unix.PR_SET_NO_NEW_PRIVS, "PR_SET_NO_NEW_PRIVS"), num(1), num(0), num(0), num(0))

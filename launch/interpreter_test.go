@@ -58,7 +58,13 @@ func start(t testing.TB, l *Launch) (pid int, report *os.File) {
 	if l.CgroupDir != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(l.CgroupDir.Fd())
 	}
-	program, args := "/proc/self/fd/"+strconv.Itoa(int(l.Executable.Fd())), []string{"launch"}
+	// The child renumbers in the room right above the highest of its descriptors, so the program must be far from there.
+	exe, err := unix.FcntlInt(l.Executable.Fd(), unix.F_DUPFD_CLOEXEC, 500)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(exe)
+	program, args := "/proc/self/fd/"+strconv.Itoa(exe), []string{"launch"}
 	if emulator := os.Getenv("SHIMD_TEST_EMULATOR"); emulator != "" { // an absolute path, for the interpreter of another architecture
 		program, args = emulator, []string{emulator, "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(int(l.Executable.Fd()))}
 	}

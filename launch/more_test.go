@@ -261,6 +261,69 @@ func TestExecIntoCgroupV2(t *testing.T) {
 // allowAll is a seccomp filter: BPF_RET SECCOMP_RET_ALLOW.
 func allowAll() []byte { return []byte{6, 0, 0, 0, 0, 0, 0xff, 0x7f} }
 
+func TestDevices(t *testing.T) {
+	dir := userImage(t)
+	mode, uid := os.FileMode(0o640), uint32(33)
+	for name, spec := range map[string]*specs.Spec{"plain": testSpec(), "user namespace": userSpec()} {
+		spec.Process.Args = []string{"sh", "-c", "stat -c %n:%t:%T:%a:%u /dev/net/tun /dev/deep/fifo /dev/loop9; [ -p /dev/deep/fifo ]"}
+		spec.Linux.Devices = []specs.LinuxDevice{
+			{Path: "/dev/net/tun", Type: "c", Major: 10, Minor: 200, FileMode: &mode, UID: &uid},
+			{Path: "/dev/deep/fifo", Type: "p"}, {Path: "/dev/loop9", Type: "b", Major: 7, Minor: 9},
+		}
+		t.Run(name, func(t *testing.T) {
+			contains(t, mustRun(t, dir, spec, nil), "/dev/net/tun:a:c8:640:33\n", "/dev/loop9:7:9:666:0\n")
+		})
+	}
+	bad := testSpec("true")
+	bad.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/../x", Type: "c", Major: 1, Minor: 3}}
+	prepareError(t, dir, bad, "linux.devices")
+}
+
+// Root goes to a directory that the user may not enter, as other runtimes do; one that nobody may is an error.
+func TestWorkingDirectory(t *testing.T) {
+	dir := image(t)
+	if err := os.Mkdir(filepath.Join(dir, "private"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	spec := testSpec("/bin/pwd")
+	spec.Process.User.UID, spec.Process.Cwd = 1000, "/private"
+	spec.Process.Env = append(spec.Process.Env, "PWD=/private")
+	res := runContainer(t, dir, spec, nil)
+	if res.err != nil {
+		t.Error(res.err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "plain"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec.Process.Cwd = "/plain"
+	prepareError(t, dir, spec, "process.cwd")
+}
+
+// A spec asks for what is not supported: it is refused by the name of the field, never ignored.
+func TestRefusedByName(t *testing.T) {
+	for want, change := range map[string]func(*specs.Spec){
+		"hooks":                      func(s *specs.Spec) { s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/x"}}} },
+		"linux.intelRdt":             func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} },
+		"linux.personality":          func(s *specs.Spec) { s.Linux.Personality = &specs.LinuxPersonality{} },
+		"process.args":               func(s *specs.Spec) { s.Process.Args = nil },
+		"process.cwd":                func(s *specs.Spec) { s.Process.Cwd = "relative" },
+		"process.env":                func(s *specs.Spec) { s.Process.Env = []string{"A=\x00"} },
+		"process.rlimits":            func(s *specs.Spec) { s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_X"}} },
+		"process.capabilities":       func(s *specs.Spec) { s.Process.Capabilities.Ambient = []string{"CAP_X"} },
+		"linux.seccomp.listenerPath": func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{ListenerPath: "/x"} },
+		"linux.rootfsPropagation":    func(s *specs.Spec) { s.Linux.RootfsPropagation = "x" },
+		"linux.namespaces":           func(s *specs.Spec) { s.Linux.Namespaces = nil },
+		"hostname":                   func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[3:4] },
+		"mounts: /x: options: tmpcopy": func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/x", Type: "tmpfs", Options: []string{"tmpcopyup"}})
+		},
+	} {
+		spec := testSpec("true")
+		change(spec)
+		prepareError(t, image(t), spec, want)
+	}
+}
+
 func benchmarkInput(b *testing.B) (ContainerInput, string) {
 	dir := image(b)
 	in, _ := input(b, dir, testSpec("true"))

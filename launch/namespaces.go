@@ -144,7 +144,15 @@ func userNamespace(uids, gids []specs.LinuxIDMapping, tmp string) (*os.File, err
 			Cloneflags: syscall.CLONE_NEWUSER, UidMappings: idMap(uids), GidMappings: idMap(gids), GidMappingsEnableSetgroups: true,
 		},
 	}
-	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(int(exe.Fd())), []string{"shimd-userns"}, attr)
+	// The child renumbers descriptors right above its highest; the program is named by number, so it has to be far from there.
+	const apart = 64
+	number, err := unix.FcntlInt(exe.Fd(), unix.F_DUPFD_CLOEXEC, int(r.Fd())+apart)
+	if err != nil {
+		_ = w.Close()
+		return nil, fmt.Errorf("duplicating a descriptor: %w", err)
+	}
+	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(number), []string{"shimd-userns"}, attr)
+	_ = unix.Close(number)
 	if err != nil {
 		_ = w.Close()
 		if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {

@@ -52,12 +52,12 @@ func (t *Tree) Attach(at Target, mount *os.File) { t.mounts[at.Real] = node{root
 // AttachMade puts a mount of the child's making at a place; number is the caller's, above 0.
 func (t *Tree) AttachMade(at Target, number int) { t.mounts[at.Real] = node{made: number} }
 
-// Directory finds a destination that is a directory, and makes what is missing of it.
+// Directory finds a destination that is a directory, and makes what is missing of it. ErrInvalidArgument if something else is there.
 func (t *Tree) Directory(destination string) (Target, error) {
 	return t.resolve(destination, true)
 }
 
-// File finds a destination that is no directory, and makes what is missing of it.
+// File finds a destination that is no directory, and makes what is missing of it. ErrInvalidArgument if a directory is there.
 func (t *Tree) File(destination string) (Target, error) {
 	return t.resolve(destination, false)
 }
@@ -155,7 +155,7 @@ func (t *Tree) resolve(destination string, directory bool) (Target, error) {
 
 // atFault makes errors of an image or a request those of who sent it.
 func atFault(err error) error {
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ENAMETOOLONG) {
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.EISDIR) || errors.Is(err, unix.ENAMETOOLONG) {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return err
@@ -210,6 +210,13 @@ func (w *walk) down(name string, directory bool) (link string, err error) {
 			return "", unix.ELOOP
 		}
 		return readlink(fd)
+	}
+	if isDirectory := st.Mode&unix.S_IFMT == unix.S_IFDIR; isDirectory != directory {
+		_ = unix.Close(fd)
+		if directory {
+			return "", unix.ENOTDIR
+		}
+		return "", unix.EISDIR
 	}
 	w.steps = append(w.steps, step{name: name, fd: fd, made: at.made})
 	return "", w.enter()

@@ -81,7 +81,7 @@ func TestGoldenUserNamespace(t *testing.T) {
 	c.mounts[5].at = place{made: 5, path: "fs/cgroup"}
 	c.user, c.newPID = d.add("user", nil), true
 	c.unshare |= unix.CLONE_NEWPID | unix.CLONE_NEWCGROUP
-	c.process.inUserNS, c.process.lateLimits = true, true
+	c.process.lateLimits = true
 	c.process.seccomp = make([]byte, 8)
 	c.names = d.names
 	golden(t, "user_namespace", compileContainer(c))

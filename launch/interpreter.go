@@ -79,7 +79,7 @@ func (p *Program) segment() ([]byte, error) {
 		if len(o.args) > 6 || len(o.ignore) > maxIgnored || i < len(p.ops) && last > len(p.ops) {
 			return nil, fmt.Errorf("encoding a launch program: op %d (%s): %w", i, p.line(o), errdefs.ErrInternal)
 		}
-		le.PutUint32(at, o.call.number)
+		le.PutUint32(at, uint32(o.call))
 		bits := uint32(0)
 		for j, a := range o.args {
 			v := a.value

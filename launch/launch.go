@@ -43,7 +43,7 @@ func (l *Launch) Describe(op, errno int) error {
 	}
 	o := &l.Program.ops[op]
 	cause := errnoOf(errno)
-	kind, hint := error(errdefs.ErrInternal), " ("+o.call.name+")"
+	kind, hint := error(errdefs.ErrInternal), " ("+o.call.String()+")"
 	switch {
 	case o.role == roleExec:
 		kind, hint = errdefs.ErrInvalidArgument, l.execHint(cause)

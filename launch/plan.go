@@ -93,6 +93,5 @@ type processPlan struct {
 	terminal   bool
 	lastCap    int
 	reparents  bool // clone as the last step but execve
-	inUserNS   bool
 	lateLimits bool // only soft limits are left to set
 }

@@ -192,7 +192,7 @@ func (b *containerBuilder) process() error {
 	c.terminal = b.in.Terminal
 	c.process = processPlan{
 		process: process, seccomp: b.in.Seccomp, flags: flags, terminal: b.in.Terminal, lastCap: last,
-		reparents: c.joinPID != 0, inUserNS: c.user != 0, lateLimits: c.user != 0,
+		reparents: c.joinPID != 0, lateLimits: c.user != 0,
 	}
 	return checkFilter(b.in.Seccomp)
 }

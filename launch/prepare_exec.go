@@ -150,7 +150,7 @@ func (b *execBuilder) build() (*Launch, error) {
 		return nil, err
 	}
 	c.user = c.namespaces&unix.CLONE_NEWUSER != 0
-	c.process.inUserNS, c.process.lateLimits = c.user, c.user
+	c.process.lateLimits = c.user
 	c.names = b.fds.names
 	program := compileExec(c)
 	exe, err := program.Executable(in.TmpDir)

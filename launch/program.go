@@ -24,7 +24,7 @@ type Program struct {
 
 // op is one system call.
 type op struct {
-	call                 *call
+	call                 call
 	args                 []arg
 	result               slot         // where the result goes
 	ignore               []unix.Errno // at most four errnos that are no failure
@@ -141,7 +141,7 @@ func (p *Program) value(s slot) arg {
 }
 
 // do appends a system call and answers it, to be qualified.
-func (p *Program) do(purpose string, c *call, args ...arg) *op {
+func (p *Program) do(purpose string, c call, args ...arg) *op {
 	p.ops = append(p.ops, op{call: c, args: args, purpose: purpose})
 	return &p.ops[len(p.ops)-1]
 }

@@ -41,7 +41,7 @@ func (p *Program) line(o *op) string {
 	if o.result.number != 0 {
 		fmt.Fprintf(&b, "%%%s = ", p.slots[o.result.number-1])
 	}
-	b.WriteString(o.call.name + "(")
+	b.WriteString(o.call.String() + "(")
 	for i, a := range o.args {
 		if i > 0 {
 			b.WriteString(", ")

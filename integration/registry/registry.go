@@ -99,6 +99,7 @@ func (r *Registry) WriteHosts(dir string) error {
 		mirror := fmt.Sprintf("http://%s/v2/%s", r.Address(), host)
 		text := fmt.Sprintf(`# %[2]s is served by a test registry on this machine.
 server = %[1]q
+override_path = true
 
 [host.%[1]q]
 capabilities = ["pull", "resolve"]

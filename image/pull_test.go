@@ -479,3 +479,29 @@ func TestPullAgain(t *testing.T) {
 		t.Errorf("%d layers left", n)
 	}
 }
+
+// TestHTTPWithoutConfiguration: the answer says what to do, at once.
+func TestHTTPWithoutConfiguration(t *testing.T) {
+	reg := newRegistry(t)
+	s := openStore(t, hostsToml(t, "example.com", fmt.Sprintf("server = %q\n", strings.Replace(reg.URL, "http:", "https:", 1))))
+	if _, err := s.Pull(t.Context(), PullRequest{Ref: "example.com/app:v1"}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "hosts.toml") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestForeignURLs: a layer's own URLs (CVE-2020-15157) are never asked.
+func TestForeignURLs(t *testing.T) {
+	s, reg := openStore(t), newRegistry(t)
+	foreign := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the foreign URL was asked") }))
+	defer foreign.Close()
+	l := uniqueLayer(t, 1)
+	config := []byte(`{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["` + sha(l) + `"]}}`)
+	manifest, _ := json.Marshal(map[string]any{"schemaVersion": 2, "mediaType": ociManifest,
+		"config": map[string]any{"mediaType": "application/vnd.oci.image.config.v1+json", "digest": reg.blob(t, "app", config), "size": len(config)},
+		"layers": []any{map[string]any{"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "digest": sha(l), "size": len(l), "urls": []string{foreign.URL}}},
+	})
+	reg.put(t, reg.URL+"/v2/app/manifests/v1", ociManifest, manifest)
+	if _, err := s.Pull(t.Context(), PullRequest{Ref: reg.host + "/app:v1"}); !errdefs.IsNotFound(err) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -192,6 +192,9 @@ func transportError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("the registry speaks http, and https is expected; if that is meant so, name it as http:// in its hosts.toml: %w: %w", err, errdefs.ErrFailedPrecondition)
+	}
 	var unverified *tls.CertificateVerificationError
 	if errors.As(err, &unverified) || errdefs.IsPermissionDenied(err) {
 		return err // asking again changes nothing

@@ -1,5 +1,5 @@
-// Package bundle puts everything that the black-box tests run into one directory: shimd's programs, crictl, critest, ginkgo, and the test images
-// as an OCI layout. All of it is static, so the directory can be carried into a virtual machine or an enclosure without network.
+// Package bundle puts everything that the black-box tests run into one directory: shimd's programs, crictl, critest, ginkgo, `make up`'s
+// program, the runner of critest, and the test images as an OCI layout. All of it is static, so the directory can be carried into a virtual machine or an enclosure without network.
 //
 // It builds and reads bundles; package daemon and package critest run what is in them.
 package bundle
@@ -66,9 +66,10 @@ func Write(ctx context.Context, root, dir string) (Bundle, error) {
 	if err := tools.BuildShimd(ctx, root, b.Programs()); err != nil {
 		return b, err
 	}
-	runner := tools.Build{Dir: root, Package: "./integration/cmd/critest", Out: filepath.Join(dir, "critest")}
-	if err := runner.Run(ctx); err != nil {
-		return b, err
+	for name, out := range map[string]string{"critest": filepath.Join(dir, "critest"), "up": b.Program("up")} {
+		if err := (tools.Build{Dir: root, Package: "./integration/cmd/" + name, Out: out}).Run(ctx); err != nil {
+			return b, err
+		}
 	}
 	set, err := images.All(ctx, images.Options{Root: root})
 	if err != nil {

@@ -89,6 +89,7 @@ critest-vm: ## the same in a virtual machine on cgroup v2, systemd driver; SYSTE
 
 .PHONY: bench
 bench: ## latencies, churn, memory and idle CPU; ENDPOINT=unix://... measures another runtime
+	@mkdir -p $(BIN)
 	$(GO) run ./integration/cmd/bench $(if $(ENDPOINT),-endpoint $(ENDPOINT)) -json $(BIN)/bench.json $(BENCH_FLAGS)
 
 .PHONY: fuzz

@@ -39,6 +39,16 @@ func (c *conn) Close() error {
 	return err
 }
 
+// leave lets go of the connection after its session. The library leaves a hijacked one to the client: one whose client never closes it, or never
+// opened its streams, must not stay.
+func (c *conn) leave() {
+	if c.gone.Err() != nil {
+		c.Close()
+		return
+	}
+	time.AfterFunc(linger, func() { c.Close() })
+}
+
 // watchInterval is how long a client can be gone unnoticed while its input is not being read.
 const watchInterval = 5 * time.Second
 

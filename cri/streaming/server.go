@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 )
 
 const (
@@ -19,6 +20,10 @@ const (
 	idleTimeout = 4 * time.Hour
 	// linger is how long a client has to close its end after a session, so that it reads what was sent last before the connection is cut.
 	linger = 10 * time.Second
+	// creationTimeout is how long a SPDY client has to open its streams after the connection. The library does not look whether the client is still there.
+	creationTimeout = remotecommand.DefaultStreamCreationTimeout
+	// closeTimeout is how long Close waits for sessions. All end at once but those whose client has not opened its streams.
+	closeTimeout = 5 * time.Second
 	// headerTimeout bounds how long a connection may say nothing at all.
 	headerTimeout = 30 * time.Second
 )
@@ -32,6 +37,7 @@ type Server struct {
 	tokens   *tokens
 	stop     context.CancelFunc
 	base     context.Context
+	creation time.Duration // creationTimeout but in tests
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
@@ -52,7 +58,7 @@ func Listen(address string, rt Runtime, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening for streams: %w", err)
 	}
-	s := &Server{runtime: rt, log: log, tokens: newTokens(time.Now), conns: make(map[*conn]struct{})}
+	s := &Server{runtime: rt, log: log, tokens: newTokens(time.Now), conns: make(map[*conn]struct{}), creation: creationTimeout}
 	s.base, s.stop = context.WithCancel(context.Background())
 	s.listener = &listener{Listener: raw, server: s}
 	mux := http.NewServeMux()
@@ -123,9 +129,8 @@ func (s *Server) serve(w http.ResponseWriter, req *http.Request) {
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 	go c.watch(ctx)
-	// The library leaves a hijacked connection to the client; one whose client never closes it, or never made its streams, must not stay.
-	defer time.AfterFunc(linger, func() { c.Close() })
-	session.serve(s.runtime, w, req.WithContext(ctx))
+	defer c.leave()
+	session.serve(s.runtime, w, req.WithContext(ctx), s.creation)
 }
 
 func (s *Server) begin() bool {
@@ -156,7 +161,7 @@ func (s *Server) track(raw net.Conn) (net.Conn, error) {
 	return c, nil
 }
 
-// Close ends all sessions and answers when they have ended.
+// Close ends all sessions and answers when they have ended, or have had time to.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -170,7 +175,16 @@ func (s *Server) Close() error {
 	for _, c := range open {
 		c.Close() // net/http no longer knows the hijacked ones
 	}
-	s.sessions.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.sessions.Wait()
+	}()
+	select {
+	case <-ended:
+	case <-time.After(closeTimeout):
+		s.log.Warn("streams have not ended", "waited", closeTimeout)
+	}
 	if err != nil {
 		return fmt.Errorf("closing the streaming server: %w", err)
 	}

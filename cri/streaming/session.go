@@ -27,38 +27,39 @@ type Runtime interface {
 // session is a request for a stream, with the protocol that serves it.
 type session interface {
 	verb() string
-	// serve upgrades the connection and returns at the session's end. The request's context ends when the client has gone.
-	serve(rt Runtime, w http.ResponseWriter, req *http.Request)
+	// serve upgrades the connection and returns at the session's end. The request's context ends when the client has gone; it has the creation time to
+	// open its streams.
+	serve(rt Runtime, w http.ResponseWriter, req *http.Request, creation time.Duration)
 }
 
 type execSession struct{ *criv1.ExecRequest }
 
 func (execSession) verb() string { return "exec" }
 
-func (e execSession) serve(rt Runtime, w http.ResponseWriter, req *http.Request) {
+func (e execSession) serve(rt Runtime, w http.ResponseWriter, req *http.Request, creation time.Duration) {
 	opts := &remotecommand.Options{Stdin: e.GetStdin(), Stdout: e.GetStdout(), Stderr: e.GetStderr(), TTY: e.GetTty()}
 	remotecommand.ServeExec(w, req, command{rt, opts}, "", "", e.GetContainerId(), e.GetCmd(), opts,
-		idleTimeout, remotecommand.DefaultStreamCreationTimeout, slices.Clone(remotecommand.SupportedStreamingProtocols))
+		idleTimeout, creation, slices.Clone(remotecommand.SupportedStreamingProtocols))
 }
 
 type attachSession struct{ *criv1.AttachRequest }
 
 func (attachSession) verb() string { return "attach" }
 
-func (a attachSession) serve(rt Runtime, w http.ResponseWriter, req *http.Request) {
+func (a attachSession) serve(rt Runtime, w http.ResponseWriter, req *http.Request, creation time.Duration) {
 	opts := &remotecommand.Options{Stdin: a.GetStdin(), Stdout: a.GetStdout(), Stderr: a.GetStderr(), TTY: a.GetTty()}
 	remotecommand.ServeAttach(w, req, command{rt, opts}, "", "", a.GetContainerId(), opts,
-		idleTimeout, remotecommand.DefaultStreamCreationTimeout, slices.Clone(remotecommand.SupportedStreamingProtocols))
+		idleTimeout, creation, slices.Clone(remotecommand.SupportedStreamingProtocols))
 }
 
 type portForwardSession struct{ *criv1.PortForwardRequest }
 
 func (portForwardSession) verb() string { return "portforward" }
 
-func (p portForwardSession) serve(rt Runtime, w http.ResponseWriter, req *http.Request) {
+func (p portForwardSession) serve(rt Runtime, w http.ResponseWriter, req *http.Request, creation time.Duration) {
 	forwarder := forward{rt, req.Context(), p.GetPort()}
 	portforward.ServePortForward(w, req, forwarder, p.GetPodSandboxId(), "", &portforward.V4Options{Ports: p.GetPort()},
-		idleTimeout, remotecommand.DefaultStreamCreationTimeout, slices.Clone(portforward.SupportedProtocols))
+		idleTimeout, creation, slices.Clone(portforward.SupportedProtocols))
 }
 
 // command is the library's Executor and Attacher over the runtime.

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -105,7 +106,10 @@ func (s *Service) ServerOptions() []grpc.ServerOption {
 		grpc.MaxSendMsgSize(maxMessage),
 	}
 	if s.tracer != nil {
-		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithTracerProvider(s.tracer))))
+		opts = append(opts, grpc.StatsHandler(otelgrpc.NewServerHandler(
+			otelgrpc.WithTracerProvider(s.tracer),
+			otelgrpc.WithPropagators(propagation.TraceContext{}), // the kubelet's traces go on here
+		)))
 	}
 	return opts
 }

@@ -247,7 +247,7 @@ func (f *fakeRuntime) UpdateConfig(_ context.Context, cidr string) error {
 	return nil
 }
 
-func (f *fakeRuntime) Conditions(context.Context) (error, error) { return f.runtimeErr, f.networkErr } //nolint:staticcheck // the interface's order
+func (f *fakeRuntime) Conditions(context.Context) (error, error) { return f.runtimeErr, f.networkErr }
 func (f *fakeRuntime) CgroupDriver() cgroups.Driver              { return cgroups.Systemd }
 func (f *fakeRuntime) Handlers() []runtime.Handler {
 	return []runtime.Handler{{RecursiveReadOnlyMounts: true, UserNamespaces: true}, {Name: "runc"}}
@@ -350,7 +350,7 @@ func serve(t *testing.T) *served {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		conn.Close()
+		_ = conn.Close()
 		server.Stop()
 		if err := service.Close(); err != nil {
 			t.Error(err)

@@ -28,7 +28,7 @@ func TestCallsAreTraced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer service.Close()
+	defer func() { _ = service.Close() }()
 	server := grpc.NewServer(service.ServerOptions()...)
 	service.Register(server)
 	listener := bufconn.Listen(1 << 20)
@@ -38,7 +38,7 @@ func TestCallsAreTraced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	const parent = "0af7651916cd43dd8448eb211c80319c"
 	ctx := metadata.AppendToOutgoingContext(t.Context(), "traceparent", "00-"+parent+"-b7ad6b7169203331-01")
 	_, _ = criv1.NewRuntimeServiceClient(conn).StartContainer(ctx, &criv1.StartContainerRequest{ContainerId: "none"})

@@ -43,10 +43,10 @@ func (c *conn) Close() error {
 // opened its streams, must not stay.
 func (c *conn) leave() {
 	if c.gone.Err() != nil {
-		c.Close()
+		_ = c.Close() // nobody is there to be told
 		return
 	}
-	time.AfterFunc(linger, func() { c.Close() })
+	time.AfterFunc(linger, func() { _ = c.Close() })
 }
 
 // watchInterval is how long a client can be gone unnoticed while its input is not being read.

@@ -20,18 +20,22 @@ import (
 )
 
 // upgrade opens a stream's connection by hand, to say things on it that no library would.
-func upgrade(t *testing.T, url string, header http.Header) net.Conn {
+func upgrade(t *testing.T, url string, header http.Header) *net.TCPConn {
 	t.Helper()
 	req, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header = header
-	c, err := net.Dial("tcp", req.URL.Host)
+	address, err := net.ResolveTCPAddr("tcp", req.URL.Host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
+	c, err := net.DialTCP("tcp", nil, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
 	if err := req.Write(c); err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +79,7 @@ func TestCVE_2026_35469_FramesAreReadInBoundedMemory(t *testing.T) {
 			if _, err := conn.Write(append(c.frame, strings.Repeat("x", 4096)...)); err != nil {
 				t.Fatal(err)
 			}
-			_ = conn.(*net.TCPConn).CloseWrite()
+			_ = conn.CloseWrite()
 			_ = conn.SetReadDeadline(time.Now().Add(2 * time.Second)) // for the frame to be read; the connection may stay a while longer
 			_, _ = io.Copy(io.Discard, conn)
 			goruntime.ReadMemStats(&after)

@@ -70,9 +70,13 @@ func Listen(address string, rt Runtime, log *slog.Logger) (*Server, error) {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return s.base },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			tracked, ok := c.(*conn) // always: the listener makes no others
+			if !ok {
+				return ctx
+			}
 			ctx, cancel := context.WithCancel(ctx)
-			context.AfterFunc(c.(*conn).gone, cancel)
-			return context.WithValue(ctx, connKey{}, c)
+			context.AfterFunc(tracked.gone, cancel)
+			return context.WithValue(ctx, connKey{}, tracked)
 		},
 	}
 	s.http.SetKeepAlivesEnabled(false) // a connection carries one session
@@ -120,12 +124,12 @@ func (s *Server) serve(w http.ResponseWriter, req *http.Request) {
 		http.NotFound(w, req)
 		return
 	}
-	if !s.begin() {
+	c, ok := req.Context().Value(connKey{}).(*conn)
+	if !ok || !s.begin() {
 		http.Error(w, "shutting down", http.StatusServiceUnavailable)
 		return
 	}
 	defer s.sessions.Done()
-	c := req.Context().Value(connKey{}).(*conn)
 	ctx, cancel := context.WithCancel(req.Context())
 	defer cancel()
 	go c.watch(ctx)
@@ -154,7 +158,7 @@ func (s *Server) track(raw net.Conn) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		raw.Close()
+		_ = raw.Close() // nothing was said on it
 		return nil, net.ErrClosed
 	}
 	s.conns[c] = struct{}{}
@@ -173,7 +177,7 @@ func (s *Server) Close() error {
 	s.stop()
 	err := s.http.Close()
 	for _, c := range open {
-		c.Close() // net/http no longer knows the hijacked ones
+		_ = c.Close() // net/http no longer knows the hijacked ones; what was closed already has nothing to tell
 	}
 	ended := make(chan struct{})
 	go func() {

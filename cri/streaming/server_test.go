@@ -72,7 +72,7 @@ func dialSPDY(t *testing.T, url string, protocols ...string) httpstream.Connecti
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
@@ -241,7 +241,7 @@ func dialWebSocket(t *testing.T, url, protocol string) *websocket.Conn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { ws.Close() })
+	t.Cleanup(func() { _ = ws.Close() })
 	return ws
 }
 
@@ -324,9 +324,9 @@ func TestCVE_2022_23471_CVE_2025_64329_NothingOutlivesItsClient(t *testing.T) {
 		within(t, "a stream's begin", begun)
 	}
 
-	exec.Close()
-	attach.Close()
-	forward.Close()
+	for _, c := range []io.Closer{exec, attach, forward} {
+		_ = c.Close()
+	}
 	for range 3 {
 		within(t, "a stream's end", ended)
 	}
@@ -364,7 +364,7 @@ func TestClientGoesWhileItsInputIsNotRead(t *testing.T) {
 			break
 		}
 	}
-	ws.Close()
+	_ = ws.Close()
 	within(t, "the end", ended)
 }
 
@@ -379,7 +379,7 @@ func TestCloseEndsStreams(t *testing.T) {
 	dialWebSocket(t, url, "v4.channel.k8s.io")
 	within(t, "the begin", begun)
 	done := make(chan struct{})
-	go func() { defer close(done); s.Close() }()
+	go func() { defer close(done); _ = s.Close() }()
 	within(t, "Close", done)
 	if _, err := net.Dial("tcp", s.Address()); err == nil {
 		t.Error("the server still listens")

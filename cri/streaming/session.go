@@ -134,7 +134,7 @@ func sizes(ctx context.Context, in <-chan remotecommand.TerminalSize) <-chan run
 // forward is the library's PortForwarder over the runtime, with the context of the connection instead of the library's endless one.
 type forward struct {
 	runtime Runtime
-	ctx     context.Context //nolint:containedctx // one per connection: see above
+	ctx     context.Context // one per connection
 	ports   []int32
 }
 

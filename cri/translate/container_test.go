@@ -115,7 +115,7 @@ func TestContainer(t *testing.T) {
 
 // spoiled answers what Container says of a request with one thing wrong.
 func spoiled(spoil func(*criv1.ContainerConfig)) error {
-	req := proto.Clone(kubeletContainer()).(*criv1.CreateContainerRequest)
+	req := proto.CloneOf(kubeletContainer())
 	spoil(req.Config)
 	_, err := Container(req)
 	return err

@@ -193,7 +193,7 @@ func TestSandboxRefusals(t *testing.T) {
 		{"config.windows", func(c *cfg) { c.Windows = &criv1.WindowsPodSandboxConfig{} }},
 	} {
 		t.Run(c.field, func(t *testing.T) {
-			req := proto.Clone(kubeletSandbox()).(*criv1.RunPodSandboxRequest)
+			req := proto.CloneOf(kubeletSandbox())
 			c.spoil(req.Config)
 			_, err := Sandbox(req)
 			wantRefusal(t, err, c.field)

@@ -68,11 +68,14 @@ type Runtime interface {
 	Info(ctx context.Context) map[string]string
 }
 
-// Streams, ContainerStats and SandboxStats are the runtime's; the names are short here.
+// Short names for the runtime's types.
 type (
-	Streams        = runtime.Streams
+	// Streams are a client's ends of exec and attach.
+	Streams = runtime.Streams
+	// ContainerStats are a container's counters.
 	ContainerStats = runtime.ContainerStats
-	SandboxStats   = runtime.SandboxStats
+	// SandboxStats are a sandbox's counters.
+	SandboxStats = runtime.SandboxStats
 )
 
 // Images is what the CRI service needs of the image store. All methods may run at the same time.

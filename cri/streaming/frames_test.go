@@ -39,7 +39,7 @@ func upgrade(t *testing.T, url string, header http.Header) *net.TCPConn {
 	if err := req.Write(c); err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.ReadResponse(bufio.NewReader(c), req)
+	resp, err := http.ReadResponse(bufio.NewReader(c), req) //nolint:bodyclose // an upgrade has no body
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("upgrade: %v, %v", resp, err)
 	}

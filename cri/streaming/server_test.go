@@ -88,7 +88,7 @@ func trySPDY(url string, protocols ...string) (httpstream.Connection, error) {
 	for _, p := range protocols {
 		req.Header.Add(httpstream.HeaderProtocolVersion, p)
 	}
-	resp, err := rt.RoundTrip(req)
+	resp, err := rt.RoundTrip(req) //nolint:bodyclose // NewConnection takes it
 	if err != nil {
 		return nil, err
 	}

@@ -218,9 +218,9 @@ func TestSecurityRefusals(t *testing.T) {
 		{"apparmor.localhost_ref", func(s *sec) {
 			s.Apparmor = &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Localhost, LocalhostRef: "a\nb"}
 		}},
-		{"seccomp_profile_path", func(s *sec) { s.Seccomp, s.SeccompProfilePath = nil, "default" }},
-		{"seccomp_profile_path", func(s *sec) { s.Seccomp, s.SeccompProfilePath = nil, "localhost/relative" }},
-		{"apparmor_profile", func(s *sec) { s.Apparmor, s.ApparmorProfile = nil, "localhost/" }},
+		{"seccomp_profile_path", func(s *sec) { s.Seccomp, s.SeccompProfilePath = nil, "default" }},            //nolint:staticcheck // deprecated, and still honoured
+		{"seccomp_profile_path", func(s *sec) { s.Seccomp, s.SeccompProfilePath = nil, "localhost/relative" }}, //nolint:staticcheck // deprecated, and still honoured
+		{"apparmor_profile", func(s *sec) { s.Apparmor, s.ApparmorProfile = nil, "localhost/" }},               //nolint:staticcheck // deprecated, and still honoured
 	} {
 		t.Run(c.field, func(t *testing.T) {
 			wantRefusal(t, spoiled(func(cfg *criv1.ContainerConfig) { c.spoil(cfg.Linux.SecurityContext) }), "config.linux.security_context."+c.field)
@@ -236,10 +236,10 @@ func TestProfiles(t *testing.T) {
 		seccomp, apparmor profile
 	}{
 		"none":            {&sec{}, profile{}, profile{}},
-		"old":             {&sec{SeccompProfilePath: "runtime/default", ApparmorProfile: "unconfined"}, profile{Kind: request.ProfileRuntimeDefault}, profile{Kind: request.ProfileUnconfined}},
-		"older":           {&sec{SeccompProfilePath: "docker/default"}, profile{Kind: request.ProfileRuntimeDefault}, profile{}},
-		"old localhost":   {&sec{SeccompProfilePath: "localhost//a/b.json", ApparmorProfile: "localhost/x"}, profile{Kind: request.ProfileLocalhost, Localhost: "/a/b.json"}, profile{Kind: request.ProfileLocalhost, Localhost: "x"}},
-		"new before old":  {&sec{Seccomp: &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Unconfined}, SeccompProfilePath: "localhost/x"}, profile{Kind: request.ProfileUnconfined}, profile{}},
+		"old":             {&sec{SeccompProfilePath: "runtime/default", ApparmorProfile: "unconfined"}, profile{Kind: request.ProfileRuntimeDefault}, profile{Kind: request.ProfileUnconfined}},                                        //nolint:staticcheck // deprecated, and still honoured
+		"older":           {&sec{SeccompProfilePath: "docker/default"}, profile{Kind: request.ProfileRuntimeDefault}, profile{}},                                                                                                       //nolint:staticcheck // deprecated, and still honoured
+		"old localhost":   {&sec{SeccompProfilePath: "localhost//a/b.json", ApparmorProfile: "localhost/x"}, profile{Kind: request.ProfileLocalhost, Localhost: "/a/b.json"}, profile{Kind: request.ProfileLocalhost, Localhost: "x"}}, //nolint:staticcheck // deprecated, and still honoured
+		"new before old":  {&sec{Seccomp: &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Unconfined}, SeccompProfilePath: "localhost/x"}, profile{Kind: request.ProfileUnconfined}, profile{}},                              //nolint:staticcheck // deprecated, and still honoured
 		"prefixed as old": {&sec{Apparmor: &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Localhost, LocalhostRef: "localhost/x"}}, profile{}, profile{Kind: request.ProfileLocalhost, Localhost: "x"}},
 	} {
 		t.Run(name, func(t *testing.T) {

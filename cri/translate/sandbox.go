@@ -156,6 +156,6 @@ func (c *check) sandboxProcess(ctx string, sec *criv1.LinuxSandboxSecurityContex
 	}
 	c.groups(ctx+".supplemental_groups", sec.GetSupplementalGroups())
 	c.groupsPolicy(ctx+".supplemental_groups_policy", sec.GetSupplementalGroupsPolicy())
-	c.profile(ctx+".seccomp", sec.GetSeccomp(), ctx+".seccomp_profile_path", sec.GetSeccompProfilePath(), true)
+	c.profile(ctx+".seccomp", sec.GetSeccomp(), ctx+".seccomp_profile_path", sec.GetSeccompProfilePath(), true) //nolint:staticcheck // deprecated, and still honoured
 	c.profile(ctx+".apparmor", sec.GetApparmor(), "", "", false)
 }

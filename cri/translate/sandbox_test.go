@@ -186,7 +186,7 @@ func TestSandboxRefusals(t *testing.T) {
 		{sec + ".supplemental_groups[0]", func(c *cfg) { security(c).SupplementalGroups = []int64{-1} }},
 		{sec + ".supplemental_groups_policy", func(c *cfg) { security(c).SupplementalGroupsPolicy = 5 }},
 		{sec + ".seccomp.profile_type", func(c *cfg) { security(c).Seccomp.ProfileType = 5 }},
-		{sec + ".seccomp_profile_path", func(c *cfg) { security(c).Seccomp, security(c).SeccompProfilePath = nil, "strange" }},
+		{sec + ".seccomp_profile_path", func(c *cfg) { security(c).Seccomp, security(c).SeccompProfilePath = nil, "strange" }}, //nolint:staticcheck // deprecated, and still honoured
 		{sec + ".apparmor.localhost_ref", func(c *cfg) {
 			security(c).Apparmor = &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_Localhost}
 		}},

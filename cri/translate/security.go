@@ -29,8 +29,8 @@ func (c *check) security(field string, s *criv1.LinuxContainerSecurityContext) r
 		NoNewPrivs:               s.GetNoNewPrivs(),
 		MaskedPaths:              c.absolutes(field+".masked_paths", s.GetMaskedPaths()),
 		ReadonlyPaths:            c.absolutes(field+".readonly_paths", s.GetReadonlyPaths()),
-		Seccomp:                  c.profile(field+".seccomp", s.GetSeccomp(), field+".seccomp_profile_path", s.GetSeccompProfilePath(), true),
-		AppArmor:                 c.profile(field+".apparmor", s.GetApparmor(), field+".apparmor_profile", s.GetApparmorProfile(), false),
+		Seccomp:                  c.profile(field+".seccomp", s.GetSeccomp(), field+".seccomp_profile_path", s.GetSeccompProfilePath(), true), //nolint:staticcheck // deprecated, and still honoured
+		AppArmor:                 c.profile(field+".apparmor", s.GetApparmor(), field+".apparmor_profile", s.GetApparmorProfile(), false),     //nolint:staticcheck // deprecated, and still honoured
 	}
 	if out.RunAsUser != nil && out.RunAsUsername != "" {
 		c.refuse(field+".run_as_username", "cannot be given together with run_as_user")

@@ -34,6 +34,7 @@ const (
 	sysOpenat2      call = unix.SYS_OPENAT2
 	sysPersonality  call = unix.SYS_PERSONALITY
 	sysPivotRoot    call = unix.SYS_PIVOT_ROOT
+	sysPpoll        call = unix.SYS_PPOLL
 	sysPrctl        call = unix.SYS_PRCTL
 	sysPrlimit      call = unix.SYS_PRLIMIT64
 	sysRead         call = unix.SYS_READ
@@ -103,6 +104,8 @@ func (c call) String() string {
 		return "personality"
 	case sysPivotRoot:
 		return "pivot_root"
+	case sysPpoll:
+		return "ppoll"
 	case sysPrctl:
 		return "prctl"
 	case sysPrlimit:

@@ -126,6 +126,33 @@ func becomeRoot(root *os.File, dir string, visible bool) error {
 
 // userNamespace makes a user namespace with the mappings, by a child that lives until it has been opened.
 func userNamespace(uids, gids []specs.LinuxIDMapping, tmp string) (*os.File, error) {
+	holder, err := HoldNamespaces(syscall.CLONE_NEWUSER, uids, gids, tmp)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := os.Open(filepath.Join("/proc", strconv.Itoa(holder.PID), "ns/user"))
+	if err = errors.Join(err, holder.Close()); err != nil {
+		return nil, fmt.Errorf("opening a user namespace: %w", err)
+	}
+	return ns, nil
+}
+
+// NamespaceHolder is a child that sleeps in new namespaces, until it is closed.
+type NamespaceHolder struct {
+	PID   int
+	sleep *os.File // the child reads the other end
+}
+
+// Close ends the child. What was opened or pinned of its namespaces stays.
+func (h *NamespaceHolder) Close() error {
+	_ = h.sleep.Close()
+	_, err := syscall.Wait4(h.PID, nil, 0, nil)
+	return err
+}
+
+// HoldNamespaces makes namespaces by the CLONE_NEW flags, among them a user namespace with the mappings, which owns the others. tmp is as in
+// ContainerInput.TmpDir.
+func HoldNamespaces(flags uintptr, uids, gids []specs.LinuxIDMapping, tmp string) (*NamespaceHolder, error) {
 	p := &Program{files: []string{"stdin", "stdout", "stderr", "report"}}
 	p.do("", sysRead, p.fd(0), p.mem(make([]byte, 8), "buf"), num(8))
 	exe, err := p.Executable(tmp)
@@ -141,7 +168,7 @@ func userNamespace(uids, gids []specs.LinuxIDMapping, tmp string) (*os.File, err
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{r.Fd()},
 		Sys: &syscall.SysProcAttr{
-			Cloneflags: syscall.CLONE_NEWUSER, UidMappings: idMap(uids), GidMappings: idMap(gids), GidMappingsEnableSetgroups: true,
+			Cloneflags: flags, UidMappings: idMap(uids), GidMappings: idMap(gids), GidMappingsEnableSetgroups: true,
 		},
 	}
 	// The child renumbers descriptors right above its highest; the program is named by number, so it has to be far from there.
@@ -160,13 +187,7 @@ func userNamespace(uids, gids []specs.LinuxIDMapping, tmp string) (*os.File, err
 		}
 		return nil, fmt.Errorf("making a user namespace: %w", err)
 	}
-	ns, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns/user"))
-	_ = w.Close()
-	_, waitErr := syscall.Wait4(pid, nil, 0, nil)
-	if err = errors.Join(err, waitErr); err != nil {
-		return nil, fmt.Errorf("opening a user namespace: %w", err)
-	}
-	return ns, nil
+	return &NamespaceHolder{PID: pid, sleep: w}, nil
 }
 
 func idMap(mappings []specs.LinuxIDMapping) []syscall.SysProcIDMap {

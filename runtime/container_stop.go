@@ -1,0 +1,98 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// StopContainer sends the container its stop signal, and SIGKILL when the grace period has passed. It is idempotent:
+// stopping what does not run, or was never there, is success. Several may stop one container at once, each with its own patience.
+func (r *Runtime) StopContainer(ctx context.Context, id ContainerID, grace time.Duration) error {
+	c, err := r.findContainer(id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.stopContainer(ctx, c, grace); err != nil {
+		return fmt.Errorf("stopping container %s: %w", c.id, err)
+	}
+	return nil
+}
+
+func (r *Runtime) stopContainer(ctx context.Context, c *container, grace time.Duration) error {
+	if err := c.settled(ctx); err != nil {
+		return err
+	}
+	record := c.snapshot()
+	if record.Phase != containerRunning {
+		return nil
+	}
+	if grace > 0 {
+		stopSignal := unix.SignalNum(record.StopSignal)
+		if stopSignal == 0 {
+			stopSignal = unix.SIGTERM
+		}
+		if err := r.signal(ctx, c, stopSignal); err != nil {
+			return err
+		}
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-c.exited:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+	if err := r.signal(ctx, c, unix.SIGKILL); err != nil {
+		return err
+	}
+	select {
+	case <-c.exited:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("process %d has not ended after SIGKILL (is it in uninterruptible sleep, or frozen?): %w", record.Process.PID, ctx.Err())
+	}
+}
+
+// settled waits for a start under way: what is not yet running can't be stopped.
+func (c *container) settled(ctx context.Context) error {
+	c.mu.Lock()
+	start := c.start
+	c.mu.Unlock()
+	if start == nil {
+		return nil
+	}
+	select {
+	case <-start.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// signal sends a signal to the container's first process. One that has just ended is success.
+func (r *Runtime) signal(ctx context.Context, c *container, signal unix.Signal) error {
+	c.mu.Lock()
+	pidfd := c.pidfd
+	var err error
+	if pidfd != nil {
+		// By the descriptor that the daemon holds: a stop does not wait for a keeper that is being replaced.
+		err = unix.PidfdSendSignal(int(pidfd.Fd()), signal, nil, 0)
+	}
+	c.mu.Unlock()
+	if pidfd == nil {
+		err = r.keeper.Signal(ctx, string(c.id), int(signal))
+	}
+	if err == nil || err == unix.ESRCH || errdefs.IsNotFound(err) {
+		return nil
+	}
+	return fmt.Errorf("sending %s: %w", unix.SignalName(signal), err)
+}

@@ -1,0 +1,347 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/shimd/shimd/keeper"
+)
+
+// UseKeeper gives the runtime its keeper. It comes before Recover.
+func (r *Runtime) UseKeeper(k keeper.Keeper) { r.keeper = k }
+
+// Recover finds what an earlier daemon has left, and settles it: records are compared with the keeper, the processes and the cgroups, which are right.
+//
+//  1. after a reboot nothing of the records is true: all is taken away
+//  2. read the records; one that can't be read is set aside and reported
+//  3. ask the keeper which processes run and which have ended
+//  4. what was half-made is taken down, what runs is adopted, what has ended is recorded
+//  5. what belongs to nobody is removed
+//
+// A sandbox that can't be settled is reported and stays, for the client's Stop and Remove: the daemon always starts.
+func (r *Runtime) Recover(ctx context.Context) error {
+	if err := r.forgetOtherBoots(); err != nil {
+		return err
+	}
+	if err := r.readAll(); err != nil {
+		return fmt.Errorf("reading the records: %w", err)
+	}
+	processes, err := r.keeper.List(ctx)
+	if err != nil {
+		return fmt.Errorf("asking the keeper what runs: %w", err)
+	}
+	known := make(map[string]keeper.Process, len(processes))
+	for _, process := range processes {
+		known[process.ID] = process
+	}
+	for _, c := range r.allContainers() {
+		if err := r.recoverContainer(ctx, c, known); err != nil {
+			r.Logger.Error("recovering a container: stop and remove it to finish", "container", c.id, "error", err)
+		}
+	}
+	for _, s := range r.allSandboxes() {
+		if err := r.recoverSandbox(ctx, s, known); err != nil {
+			r.Logger.Error("recovering a sandbox: stop and remove it to finish", "sandbox", s.id, "error", err)
+		}
+	}
+	r.settleStrangers(ctx, processes)
+	return r.removeLeftovers(ctx)
+}
+
+// forgetOtherBoots removes records of before a reboot, where the state directory is not on tmpfs.
+func (r *Runtime) forgetOtherBoots() error {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("reading the boot's ID: %w", err)
+	}
+	stamp := filepath.Join(r.State, "boot_id")
+	last, err := os.ReadFile(stamp)
+	if err == nil && string(last) == string(boot) {
+		return nil
+	}
+	if err == nil {
+		for _, kind := range []string{"sandboxes", "containers"} {
+			if err := removeChildren(filepath.Join(r.State, kind)); err != nil {
+				return fmt.Errorf("removing what was before the reboot: %w", err)
+			}
+		}
+	}
+	return os.WriteFile(stamp, boot, 0o600)
+}
+
+func (r *Runtime) readAll() error {
+	unreadable := func(kind string) func(string, error) {
+		return func(name string, err error) {
+			if errors.Is(err, fs.ErrNotExist) { // made, but nothing was announced yet
+				_ = os.Remove(filepath.Join(r.State, kind, name))
+				return
+			}
+			r.setAside(kind, name, err)
+		}
+	}
+	err := readRecords(filepath.Join(r.State, "sandboxes"), func(name string, record sandboxRecord) {
+		if string(record.ID) != name {
+			unreadable("sandboxes")(name, fmt.Errorf("it is the record of %q", record.ID))
+			return
+		}
+		s := r.newSandbox(record)
+		r.sandboxes[s.id] = s
+		r.byMetadata[metadataKey(record.Config.Metadata)] = s
+	}, unreadable("sandboxes"))
+	if err != nil {
+		return err
+	}
+	return readRecords(filepath.Join(r.State, "containers"), func(name string, record containerRecord) {
+		s := r.sandboxes[record.Sandbox]
+		if string(record.ID) != name || s == nil {
+			unreadable("containers")(name, fmt.Errorf("it is of container %q in sandbox %q, which is not there", record.ID, record.Sandbox))
+			return
+		}
+		c := r.newContainer(s, record)
+		r.containers[c.id] = c
+		s.containers[c.id] = c
+		s.byName[record.Config.Metadata] = c
+	}, unreadable("containers"))
+}
+
+// setAside moves a record that can't be read out of the way, whole, for somebody to look at. What it stood for is removed as a leftover.
+func (r *Runtime) setAside(kind, name string, cause error) {
+	dir := filepath.Join(r.State, kind, name)
+	for _, mounted := range []string{"net", "ipc", "uts", "pid", "user", "shm"} {
+		_ = unmount(filepath.Join(dir, mounted))
+	}
+	aside := filepath.Join(r.State, "set-aside")
+	err := os.MkdirAll(aside, 0o700)
+	if err == nil {
+		err = os.Rename(dir, filepath.Join(aside, fmt.Sprintf("%s-%s-%d", kind, name, time.Now().UnixNano())))
+	}
+	r.Logger.Error("a record can't be read and is set aside in "+aside, "record", dir, "cause", cause, "error", err)
+}
+
+// recoverContainer settles one container.
+func (r *Runtime) recoverContainer(ctx context.Context, c *container, known map[string]keeper.Process) error {
+	switch c.record.Phase {
+	case containerMaking:
+		return r.removeContainer(ctx, c)
+	case containerExited:
+		close(c.exited)
+		r.acknowledge(string(c.id))
+		return nil
+	}
+	if cgroup, err := r.Cgroups.Open(c.record.Cgroup); err == nil {
+		c.cgroup = cgroup
+	} else if !errdefs.IsNotFound(err) {
+		r.Logger.Warn("opening a container's cgroup", "container", c.id, "error", err)
+	}
+	process, found := known[string(c.id)]
+	switch {
+	case found && process.Exit != nil:
+		c.record.Phase = containerRunning // so that it is recorded as ended
+		r.recordExit(c, *process.Exit)
+		return nil
+	case found:
+		return r.readopt(ctx, c, process)
+	case c.record.Phase == containerCreated:
+		return nil
+	}
+	return r.adoptOrphan(ctx, c)
+}
+
+// readopt takes up a container that its keeper still has.
+func (r *Runtime) readopt(ctx context.Context, c *container, process keeper.Process) error {
+	identity, err := identify(process.PID)
+	if err != nil {
+		identity = processIdentity{PID: process.PID}
+	}
+	c.pidfd = process.PIDFD
+	return c.update(func(record *containerRecord) {
+		record.Phase = containerRunning
+		record.Process = identity
+		if record.StartedAt.IsZero() {
+			record.StartedAt = time.Now()
+		}
+	})
+}
+
+// adoptOrphan gives a container whose keeper was killed to the new one. The exit status of one that has ended meanwhile is lost, but where the daemon held its pidfd.
+func (r *Runtime) adoptOrphan(ctx context.Context, c *container) error {
+	pidfd := c.pidfd
+	if pidfd == nil {
+		var err error
+		if pidfd, err = openProcess(c.record.Process); err != nil {
+			r.recordExit(c, keeper.Exit{ID: string(c.id), Unknown: true, ExitedAt: time.Now()})
+			return nil
+		}
+		c.mu.Lock()
+		c.pidfd = pidfd
+		c.mu.Unlock()
+	}
+	streams, err := r.keeperEnds(c)
+	if err != nil {
+		return err
+	}
+	defer closeStreams(streams)
+	if err := r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: string(c.id), PIDFD: pidfd, IO: streams}); err != nil {
+		return fmt.Errorf("giving it to the new keeper: %w", err)
+	}
+	return nil
+}
+
+// OnRestart is told that the keeper was killed and another one runs: it gets what the daemon still holds.
+func (r *Runtime) OnRestart(ctx context.Context) {
+	r.Logger.Warn("the keeper has ended and was started again: giving it the containers that run")
+	r.failExecs()
+	for _, c := range r.allContainers() {
+		if c.snapshot().Phase != containerRunning {
+			continue
+		}
+		if err := r.adoptOrphan(ctx, c); err != nil {
+			r.Logger.Error("a container has no keeper: its output is not logged", "container", c.id, "error", err)
+		}
+	}
+	for _, s := range r.allSandboxes() {
+		if err := r.adoptPause(ctx, s); err != nil {
+			r.Logger.Error("a pause process has no keeper", "sandbox", s.id, "error", err)
+		}
+	}
+}
+
+func (r *Runtime) adoptPause(ctx context.Context, s *sandbox) error {
+	pause := s.snapshot().Pause
+	if pause.PID == 0 {
+		return nil
+	}
+	pidfd, err := openProcess(pause)
+	if err != nil {
+		return nil // it has ended
+	}
+	defer pidfd.Close()
+	return r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: s.pauseID(), PIDFD: pidfd})
+}
+
+// failExecs ends the sessions whose commands died with the keeper that was their parent's connection.
+func (r *Runtime) failExecs() {
+	r.execMu.Lock()
+	defer r.execMu.Unlock()
+	for id, waiter := range r.execs {
+		waiter <- keeper.Exit{ID: id, Code: exitUnknown, Unknown: true, ExitedAt: time.Now()}
+		delete(r.execs, id)
+	}
+}
+
+// recoverSandbox settles one sandbox.
+func (r *Runtime) recoverSandbox(ctx context.Context, s *sandbox, known map[string]keeper.Process) error {
+	switch s.record.Phase {
+	case sandboxMaking:
+		return errors.Join(r.stopSandbox(ctx, s), r.removeSandbox(ctx, s))
+	case sandboxStopping:
+		return r.stopSandbox(ctx, s)
+	case sandboxReady:
+		if _, found := known[s.pauseID()]; !found {
+			return r.adoptPause(ctx, s)
+		}
+	}
+	return nil
+}
+
+// settleStrangers ends what the keeper runs for nobody: a container of a record that is gone.
+func (r *Runtime) settleStrangers(ctx context.Context, processes []keeper.Process) {
+	for _, process := range processes {
+		if _, ok := r.containers[ContainerID(process.ID)]; ok {
+			continue
+		}
+		if pause, ok := strings.CutPrefix(process.ID, "pause-"); ok && r.sandboxes[SandboxID(pause)] != nil {
+			continue
+		}
+		if process.PIDFD != nil {
+			process.PIDFD.Close()
+		}
+		if process.Exit != nil {
+			r.acknowledge(process.ID)
+			continue
+		}
+		if err := r.keeper.Signal(ctx, process.ID, int(unix.SIGKILL)); err != nil && !errdefs.IsNotFound(err) {
+			r.Logger.Warn("ending a process that belongs to no record", "id", process.ID, "error", err)
+		}
+	}
+}
+
+// removeLeftovers removes what belongs to no record: root file systems, cgroups, addresses and files.
+func (r *Runtime) removeLeftovers(ctx context.Context) error {
+	live := make([]string, 0, len(r.sandboxes))
+	for id := range r.sandboxes {
+		live = append(live, string(id))
+	}
+	errs := []error{r.Network.Reconcile(ctx, live)}
+	rootfses, err := r.Images.Containers(ctx)
+	errs = append(errs, err)
+	for _, key := range rootfses {
+		if r.containers[ContainerID(key)] == nil {
+			errs = append(errs, r.Images.RemoveRootfs(ctx, key))
+		}
+	}
+	pods, err := r.Cgroups.Leftovers()
+	errs = append(errs, err)
+	for _, id := range pods {
+		if r.sandboxes[SandboxID(id)] == nil {
+			if path, owned, err := r.Cgroups.PodParent("", id); err == nil && owned {
+				errs = append(errs, r.Cgroups.Remove(ctx, path))
+			}
+		}
+	}
+	errs = append(errs,
+		removeStrangers(filepath.Join(r.Root, "sandboxes"), func(id string) bool { return r.sandboxes[SandboxID(id)] != nil }),
+		removeStrangers(filepath.Join(r.Root, "volumes"), func(id string) bool { return r.containers[ContainerID(id)] != nil }))
+	if err := errors.Join(errs...); err != nil {
+		r.Logger.Error("removing what an earlier daemon has left", "error", err)
+	}
+	return nil
+}
+
+func removeChildren(dir string) error {
+	return removeStrangers(dir, func(string) bool { return false })
+}
+
+// removeStrangers removes the entries of dir that nobody knows.
+func removeStrangers(dir string, known func(name string) bool) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	errs := []error{err}
+	for _, entry := range entries {
+		if !known(entry.Name()) {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Runtime) allContainers() []*container {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]*container, 0, len(r.containers))
+	for _, c := range r.containers {
+		all = append(all, c)
+	}
+	return all
+}
+
+func (r *Runtime) allSandboxes() []*sandbox {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	all := make([]*sandbox, 0, len(r.sandboxes))
+	for _, s := range r.sandboxes {
+		all = append(all, s)
+	}
+	return all
+}

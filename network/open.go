@@ -127,4 +127,6 @@ func (n *network) Info() any {
 	return info
 }
 
+func (n *network) Uninstall(ctx context.Context) error { return n.bridge.Uninstall(ctx) }
+
 func (n *network) Close() error { return errors.Join(n.cni.Close(), n.bridge.Close()) }

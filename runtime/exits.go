@@ -16,6 +16,11 @@ const exitUnknown = 255
 // is after it stands in the container's record: no exit code is ever lost with the daemon.
 func (r *Runtime) OnExit(exit keeper.Exit) {
 	r.execMu.Lock()
+	if !r.recovered { // the records are not read yet
+		r.early = append(r.early, exit)
+		r.execMu.Unlock()
+		return
+	}
 	waiter, isExec := r.execs[exit.ID]
 	delete(r.execs, exit.ID)
 	r.execMu.Unlock()

@@ -54,7 +54,20 @@ func (r *Runtime) Recover(ctx context.Context) error {
 		}
 	}
 	r.settleStrangers(ctx, processes)
-	return r.removeLeftovers(ctx)
+	err = r.removeLeftovers(ctx)
+	r.takeEarlyExits()
+	return err
+}
+
+// takeEarlyExits takes what the keeper told while the records were read.
+func (r *Runtime) takeEarlyExits() {
+	r.execMu.Lock()
+	early := r.early
+	r.early, r.recovered = nil, true
+	r.execMu.Unlock()
+	for _, exit := range early {
+		r.OnExit(exit)
+	}
 }
 
 // forgetOtherBoots removes records of before a reboot, where the state directory is not on tmpfs.
@@ -198,6 +211,12 @@ func (r *Runtime) adoptOrphan(ctx context.Context, c *container) error {
 
 // OnRestart is told that the keeper was killed and another one runs: it gets what the daemon still holds.
 func (r *Runtime) OnRestart(ctx context.Context) {
+	r.execMu.Lock()
+	recovered := r.recovered
+	r.execMu.Unlock()
+	if !recovered {
+		return // Recover gives it all
+	}
 	r.Logger.Warn("the keeper has ended and was started again: giving it the containers that run")
 	r.failExecs()
 	for _, c := range r.allContainers() {

@@ -76,8 +76,10 @@ type Runtime struct {
 	byMetadata map[string]*sandbox // by metadataKey
 	containers map[ContainerID]*container
 
-	execMu sync.Mutex
-	execs  map[string]chan keeper.Exit // processes that are not containers, by their name to the keeper
+	execMu    sync.Mutex
+	execs     map[string]chan keeper.Exit // processes that are not containers, by their name to the keeper
+	recovered bool
+	early     []keeper.Exit // told before the records were read
 
 	stopping   chan struct{}
 	background sync.WaitGroup
@@ -172,6 +174,7 @@ func (r *Runtime) checkHandler(name string) error {
 // Info is verbose information about the runtime: JSON by key.
 func (r *Runtime) Info(context.Context) map[string]string {
 	return map[string]string{
+		"config":  mustJSON(map[string]string{"rootDir": r.Root, "stateDir": r.State}),
 		"host":    mustJSON(r.Host),
 		"network": mustJSON(r.Network.Info()),
 		"cgroup":  mustJSON(map[string]any{"driver": r.Cgroups.Driver(), "version": r.Cgroups.Version(), "controllers": r.Cgroups.Controllers()}),

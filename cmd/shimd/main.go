@@ -19,7 +19,7 @@ import (
 )
 
 // version is set when the program is built.
-var version = "0.0.0-dev"
+var version = "devel"
 
 const usage = `shimd runs pods for Kubernetes.
 

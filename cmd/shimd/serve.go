@@ -49,7 +49,7 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 
 	service, err := cri.New(cri.Options{
 		Runtime: rooms.runtime, Images: rooms.images, Version: version, StreamingAddress: cfg.Stream.Address,
-		Logger: log, Metrics: observed.registry, Tracer: observed.tracerProvider(),
+		Logger: log, Metrics: observed.registerer(), Tracer: observed.tracerProvider(),
 	})
 	if err != nil {
 		return err

@@ -60,6 +60,14 @@ func newTelemetry(ctx context.Context, cfg config.Config) (*telemetry, error) {
 	return t, nil
 }
 
+// registerer is nil, as an interface too, without metrics.
+func (t *telemetry) registerer() prometheus.Registerer {
+	if t.registry == nil {
+		return nil
+	}
+	return t.registry
+}
+
 // tracerProvider is nil, as an interface too, without traces.
 func (t *telemetry) tracerProvider() trace.TracerProvider {
 	if t.provider == nil {

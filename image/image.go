@@ -17,7 +17,7 @@ type Image struct {
 	ID          ID
 	RepoTags    []string // normalized: docker.io/library/busybox:1.36
 	RepoDigests []string // docker.io/library/busybox@sha256:...
-	Size        uint64   // bytes of the unpacked layers
+	Size        uint64   // bytes of the unpacked layers, the manifest and the configuration
 	Config      Config
 	DiffIDs     []string
 	Pinned      bool

@@ -165,6 +165,7 @@ func (s *Store) commitImage(rec *record, ref reference, found resolved, config [
 		rec.Size += uint64(s.layers[key].bytes)
 	}
 	s.mu.Unlock()
+	rec.Size += uint64(len(found.body) + len(config)) // an image without layers takes space too
 	if old != nil {
 		rec.Tags, rec.Digests = old.clone().Tags, old.clone().Digests
 	}

@@ -89,6 +89,9 @@ func (r *Runtime) specInput(ctx context.Context, c *container, img image.Image) 
 		},
 		RecursiveReadOnly: s.Config.RuntimeHandler == "",
 	}
+	// These are the pod's, whatever the container says: it can't be in the pod without sharing them.
+	modes := &in.Container.Security.Namespaces
+	modes.Network, modes.IPC, modes.User = s.Config.Namespaces.Network, s.Config.Namespaces.IPC, s.Config.Namespaces.User
 	if ownIPC(s.Config) {
 		in.Files.Shm = c.sandbox.shmPath()
 	}

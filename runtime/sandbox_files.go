@@ -17,14 +17,10 @@ import (
 // shmSize is the size of a pod's /dev/shm, as the field has it.
 const shmSize = "67108864"
 
-// hostname is the name in the sandbox's UTS namespace.
+// hostname is the name in the sandbox's UTS namespace: the one asked for, else the node's.
 func hostname(s *sandbox) string {
-	cfg := s.record.Config
-	if cfg.Hostname != "" {
-		return cfg.Hostname
-	}
-	if ownNetwork(cfg) {
-		return cfg.Metadata.Name
+	if name := s.record.Config.Hostname; name != "" {
+		return name
 	}
 	node, err := os.Hostname()
 	if err != nil {

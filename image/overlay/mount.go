@@ -99,6 +99,10 @@ func (m *Mounter) Mount(spec Spec) (*os.File, error) {
 				return fmt.Errorf("attaching the idmapped mount: %w", err)
 			}
 			base = m.place
+			// Overlayfs makes its own directories as who mounts it: the host's root has no name on the idmapped mount, and the overlay would be read-only.
+			if err := becomeRootOf(spec); err != nil {
+				return err
+			}
 		}
 		var err error
 		if m.appendable {

@@ -97,6 +97,10 @@ func TestMount(t *testing.T) {
 							t.Errorf("%s belongs to %d", info.Name(), st.Uid)
 						}
 					}
+					var fs unix.Statfs_t
+					if err := unix.Fstatfs(int(mount.Fd()), &fs); err != nil || fs.Flags&unix.ST_RDONLY != 0 {
+						t.Errorf("the overlay can't be written to (%v)", err)
+					}
 					if mapped {
 						return // our own root has no ID in the container's file system
 					}

@@ -28,8 +28,12 @@ type crictl struct {
 }
 
 func (c crictl) command(args ...string) *exec.Cmd {
-	// A configuration that does not exist: the machine's must not change what is tested.
-	base := []string{"--config", filepath.Join(c.t.TempDir(), "none.yaml"), "--runtime-endpoint", c.d.Endpoint(), "--image-endpoint", c.d.Endpoint(), "--timeout", "60s"}
+	// A configuration of its own: the machine's must not change what is tested.
+	config := filepath.Join(c.t.TempDir(), "crictl.yaml")
+	if err := os.WriteFile(config, []byte("debug: false\n"), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	base := []string{"--config", config, "--runtime-endpoint", c.d.Endpoint(), "--image-endpoint", c.d.Endpoint(), "--timeout", "60s"}
 	return exec.CommandContext(c.t.Context(), shared.bundle.Program("crictl"), append(base, args...)...)
 }
 

@@ -55,7 +55,7 @@ func TestCNI(t *testing.T) {
 	needRoot(t)
 	conf, data := t.TempDir(), t.TempDir()
 	text := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": "testnet", "plugins": [
-		{"type": "bridge", "bridge": "testcni0", "isGateway": true, "ipMasq": true,
+		{"type": "bridge", "bridge": "testcni0", "isGateway": true,
 		 "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.98.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}`, data)
 	if err := os.WriteFile(filepath.Join(conf, "10-test.conflist"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,181 @@
+package translate
+
+import (
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// The kubelet's numbers (pkg/kubelet/cm/helpers_linux.go, pkg/kubelet/qos/policy.go).
+const (
+	minShares     = 2
+	maxShares     = 262144
+	sharesPerCPU  = 1024
+	milliPerCPU   = 1000
+	quotaPeriod   = 100000 // µs
+	minQuota      = 1000   // µs
+	guaranteedOOM = -997
+	burstableOOM  = 999 // the most a burstable container has: best effort is killed before
+	bestEffortOOM = 1000
+)
+
+func containerResources(node Node, pod *corev1.Pod, c *corev1.Container) *criv1.LinuxContainerResources {
+	resources := limits(c.Resources.Requests, c.Resources.Limits)
+	resources.OomScoreAdj = oomScore(node, pod, c)
+	if node.CgroupV2 {
+		// One process of a container killed for memory takes the others along, as the kubelet has it on cgroup v2.
+		resources.Unified = map[string]string{"memory.oom.group": "1"}
+	}
+	for name, quantity := range c.Resources.Limits {
+		if size, ok := strings.CutPrefix(string(name), corev1.ResourceHugePagesPrefix); ok {
+			if parsed, err := resource.ParseQuantity(size); err == nil {
+				resources.HugepageLimits = append(resources.HugepageLimits, &criv1.HugepageLimit{PageSize: pageSize(parsed.Value()), Limit: uint64(max(quantity.Value(), 0))})
+			}
+		}
+	}
+	return resources
+}
+
+// pageSize spells a size as the kernel's hugetlb controller does: 2MB, 1GB.
+func pageSize(bytes int64) string {
+	units := []string{"B", "KB", "MB", "GB", "TB"}
+	unit := 0
+	for bytes >= 1024 && bytes%1024 == 0 && unit < len(units)-1 {
+		bytes /= 1024
+		unit++
+	}
+	return resource.NewQuantity(bytes, resource.DecimalSI).String() + units[unit]
+}
+
+func limits(requests, limits corev1.ResourceList) *criv1.LinuxContainerResources {
+	request, requested := requests[corev1.ResourceCPU]
+	limit := limits[corev1.ResourceCPU]
+	if !requested {
+		request = limit
+	}
+	memory := limits[corev1.ResourceMemory]
+	r := &criv1.LinuxContainerResources{CpuShares: shares(request.MilliValue()), MemoryLimitInBytes: memory.Value(), CpuPeriod: quotaPeriod}
+	if limit.Sign() > 0 {
+		r.CpuQuota = max(limit.MilliValue()*quotaPeriod/milliPerCPU, minQuota)
+	}
+	return r
+}
+
+func shares(milli int64) int64 {
+	return min(max(milli*sharesPerCPU/milliPerCPU, minShares), maxShares)
+}
+
+// podResources is the sum over the containers: a limit of the pod's stands only where every container has one. Ordinary init containers
+// run before the others, so the pod needs the greater of the two; sidecars count with both.
+func podResources(pod *corev1.Pod) *criv1.LinuxContainerResources {
+	sumRequests, sumLimits := total(pod, false), total(pod, true)
+	r := limits(sumRequests, sumLimits)
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		if allHave(pod, name) {
+			continue
+		}
+		if name == corev1.ResourceCPU {
+			r.CpuQuota = 0
+		} else {
+			r.MemoryLimitInBytes = 0
+		}
+	}
+	return r
+}
+
+func total(pod *corev1.Pod, limits bool) corev1.ResourceList {
+	sum, sidecars, peak := corev1.ResourceList{}, corev1.ResourceList{}, corev1.ResourceList{}
+	of := func(c *corev1.Container) corev1.ResourceList {
+		if limits {
+			return c.Resources.Limits
+		}
+		return c.Resources.Requests
+	}
+	for i := range pod.Spec.Containers {
+		add(sum, of(&pod.Spec.Containers[i]))
+	}
+	for i := range pod.Spec.InitContainers {
+		c := &pod.Spec.InitContainers[i]
+		if c.RestartPolicy != nil { // a sidecar
+			add(sum, of(c))
+			add(sidecars, of(c))
+			raise(peak, sidecars)
+			continue
+		}
+		now := sidecars.DeepCopy()
+		add(now, of(c))
+		raise(peak, now)
+	}
+	raise(sum, peak)
+	return sum
+}
+
+func add(to, from corev1.ResourceList) {
+	for name, quantity := range from {
+		sum := to[name]
+		sum.Add(quantity)
+		to[name] = sum
+	}
+}
+
+func raise(to, from corev1.ResourceList) {
+	for name, quantity := range from {
+		if have, ok := to[name]; !ok || quantity.Cmp(have) > 0 {
+			to[name] = quantity.DeepCopy()
+		}
+	}
+}
+
+func allHave(pod *corev1.Pod, name corev1.ResourceName) bool {
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			if limit, ok := list[i].Resources.Limits[name]; !ok || limit.IsZero() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// QOS is the pod's quality of service class: what it may rely on when memory is short.
+func QOS(pod *corev1.Pod) corev1.PodQOSClass {
+	any, guaranteed := false, true
+	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range list {
+			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+				request, limit := list[i].Resources.Requests[name], list[i].Resources.Limits[name]
+				any = any || !request.IsZero() || !limit.IsZero()
+				guaranteed = guaranteed && !limit.IsZero() && request.Cmp(limit) == 0
+			}
+		}
+	}
+	switch {
+	case !any:
+		return corev1.PodQOSBestEffort
+	case guaranteed:
+		return corev1.PodQOSGuaranteed
+	default:
+		return corev1.PodQOSBurstable
+	}
+}
+
+// oomScore: the more of the node's memory a burstable container asked for, the later it is killed.
+func oomScore(node Node, pod *corev1.Pod, c *corev1.Container) int64 {
+	if pod.Spec.PriorityClassName == "system-node-critical" {
+		return guaranteedOOM
+	}
+	switch QOS(pod) {
+	case corev1.PodQOSGuaranteed:
+		return guaranteedOOM
+	case corev1.PodQOSBestEffort:
+		return bestEffortOOM
+	}
+	request := c.Resources.Requests[corev1.ResourceMemory]
+	score := int64(bestEffortOOM)
+	if node.MemoryCapacity > 0 {
+		score -= 1000 * request.Value() / node.MemoryCapacity
+	}
+	return min(max(score, 1000+guaranteedOOM), burstableOOM)
+}

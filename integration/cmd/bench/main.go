@@ -24,6 +24,9 @@ import (
 	"github.com/shimd/shimd/integration/registry"
 )
 
+// metricsAddress is free: shimd is started in a network namespace of its own.
+const metricsAddress = "127.0.0.1:9090"
+
 func main() {
 	opts := bench.Options{Progress: func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "%s "+format+"\n", append([]any{time.Now().Format(time.TimeOnly)}, args...)...)
@@ -71,7 +74,17 @@ func run(ctx context.Context, endpoint, jsonFile, pids, names string, opts bench
 	if !inside {
 		return errors.New("root is needed to start shimd: run this with sudo, or name a running runtime by -endpoint")
 	}
-	return withDaemon(ctx, b, func(endpoint string) error { return measure(ctx, endpoint, jsonFile, opts) })
+	return withDaemon(ctx, b, func(endpoint string) error {
+		if err := measure(ctx, endpoint, jsonFile, opts); err != nil {
+			return err
+		}
+		steps, err := bench.Steps(ctx, "http://"+metricsAddress+"/metrics")
+		if err != nil {
+			return err
+		}
+		fmt.Println("\nwhere the time went, of all pods above")
+		return bench.WriteSteps(os.Stdout, steps)
+	})
 }
 
 // withDaemon starts a registry and a shimd of its own for the time of a call.
@@ -94,15 +107,25 @@ func withDaemon(ctx context.Context, b bundle.Bundle, call func(endpoint string)
 	if err := server.WriteHosts(certs); err != nil {
 		return err
 	}
-	d, err := daemon.New(daemon.Config{Programs: b.Programs(), Dir: filepath.Join(work, "shimd"), CertsDir: certs, LogLevel: "info"})
+	d, err := daemon.New(daemon.Config{Programs: b.Programs(), Dir: filepath.Join(work, "shimd"), CertsDir: certs, LogLevel: "info",
+		More: fmt.Sprintf("[metrics]\naddress = %q\n", metricsAddress)})
 	if err != nil {
 		return err
 	}
+	unmount := func() error { return nil }
 	defer func() {
 		deadline, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		err = errors.Join(err, d.Cleanup(deadline))
+		err = errors.Join(err, d.Cleanup(deadline), unmount())
 	}()
+	// As on a node, where /run is memory. This is a mount namespace of our own.
+	if err := os.MkdirAll(d.State(), 0o711); err != nil {
+		return fmt.Errorf("making the state directory: %w", err)
+	}
+	if err := syscall.Mount("tmpfs", d.State(), "tmpfs", 0, "mode=0711"); err != nil {
+		return fmt.Errorf("mounting the state directory: %w", err)
+	}
+	unmount = func() error { return syscall.Unmount(d.State(), syscall.MNT_DETACH) }
 	if err := d.Start(ctx); err != nil {
 		return err
 	}

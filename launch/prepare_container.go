@@ -32,6 +32,7 @@ type ContainerInput struct {
 	Seccomp []byte // the filter: an array of struct sock_filter
 
 	Mounts map[string]*os.File // detached mounts in the place of a spec mount's source, by its destination
+	Proc   *os.File            // detached mount of the proc of the PID namespace to join (a clone of PinProc's); looked for in the namespace when nil
 	TmpDir string              // where executables can be written if vm.memfd_noexec forbids memfds
 }
 

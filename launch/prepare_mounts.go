@@ -115,17 +115,8 @@ func (b *containerBuilder) place(destination string, at mounts.Target) place {
 
 // source makes the detached mount, or says what the child has to make because it shows the child's namespaces.
 func (b *containerBuilder) source(m *specs.Mount, o *mounts.Options) (*os.File, *filesystem, error) {
-	if given := b.in.Mounts[m.Destination]; given != nil {
-		fd, err := unix.FcntlInt(given.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, nil, err
-		}
-		f := os.NewFile(uintptr(fd), m.Destination) // its owners are mapped already, if they have to be
-		if err := mounts.Apply(f, *o); err != nil {
-			_ = f.Close()
-			return nil, nil, err
-		}
-		return f, nil, nil
+	if mount := b.in.Mounts[m.Destination]; mount != nil {
+		return given(mount, m, *o)
 	}
 	if o.Bind || m.Type == "bind" {
 		if len(o.Filesystem) != 0 {
@@ -147,6 +138,9 @@ func (b *containerBuilder) source(m *specs.Mount, o *mounts.Options) (*os.File, 
 	case "proc":
 		if b.plan.joinPID == 0 {
 			return made("proc")
+		}
+		if b.in.Proc != nil {
+			return given(b.in.Proc, m, *o)
 		}
 		f, err := procOf(b.in.Join[specs.PIDNamespace], o.Set)
 		return f, nil, err
@@ -172,6 +166,20 @@ func (b *containerBuilder) source(m *specs.Mount, o *mounts.Options) (*os.File, 
 	}
 	f, err := mounts.New(m.Type, withSource(m.Source, o.Filesystem), o.Set)
 	return f, nil, err
+}
+
+// given takes a mount that the caller has made. Its owners are mapped already, if they have to be.
+func given(mount *os.File, m *specs.Mount, o mounts.Options) (*os.File, *filesystem, error) {
+	fd, err := unix.FcntlInt(mount.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(fd), m.Destination)
+	if err := mounts.Apply(f, o); err != nil {
+		_ = f.Close()
+		return nil, nil, err
+	}
+	return f, nil, nil
 }
 
 func sourceError(source string, err error) error {

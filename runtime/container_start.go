@@ -158,6 +158,16 @@ func (r *Runtime) prepareContainer(ctx context.Context, c *container, open *open
 	if open.err != nil {
 		return nil, fmt.Errorf("opening the sandbox's namespaces: %w", open.err)
 	}
+	if joined := in.Join[specs.PIDNamespace]; joined != nil {
+		proc, err := sharedProc(c.sandbox, joined)
+		if err != nil {
+			return nil, err
+		}
+		if proc != nil {
+			open.closers = append(open.closers, proc)
+			in.Proc = proc
+		}
+	}
 	return launch.PrepareContainer(ctx, in)
 }
 

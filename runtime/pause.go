@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -9,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/launch"
+	"github.com/shimd/shimd/launch/mounts"
 	"github.com/shimd/shimd/runtime/request"
 )
 
@@ -63,7 +65,46 @@ func (r *Runtime) holdPIDNamespace(ctx context.Context, s *sandbox) error {
 	if err := s.update(func(record *sandboxRecord) { record.Pause = process }); err != nil {
 		return err
 	}
-	return pinNamespaces(s.dir, unix.CLONE_NEWPID, fmt.Sprintf("/proc/%d/ns", started.PID))
+	if err := pinNamespaces(s.dir, unix.CLONE_NEWPID, fmt.Sprintf("/proc/%d/ns", started.PID)); err != nil {
+		return err
+	}
+	return pinProc(s)
+}
+
+// pinProc mounts the proc that shows the shared PID namespace, for containers to have a clone of.
+func pinProc(s *sandbox) error {
+	if err := os.Mkdir(s.procPath(), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("holding the shared PID namespace: %w", err)
+	}
+	namespace, err := os.Open(s.namespacePath("pid"))
+	if err != nil {
+		return fmt.Errorf("holding the shared PID namespace: %w", err)
+	}
+	defer namespace.Close()
+	if err := launch.PinProc(namespace, s.procPath(), s.dir); err != nil {
+		return fmt.Errorf("holding the shared PID namespace: %w", err)
+	}
+	return nil
+}
+
+// sharedProc clones the sandbox's proc for a container that joins the sandbox's PID namespace; nil for one that is in another.
+func sharedProc(s *sandbox, joined *os.File) (*os.File, error) {
+	if s.snapshot().Pause.PID == 0 {
+		return nil, nil
+	}
+	shared, err := os.Stat(s.namespacePath("pid"))
+	if err != nil {
+		return nil, fmt.Errorf("looking at the shared PID namespace: %w", err)
+	}
+	// A container may name another one as its target, and so be in the sandbox's by a detour.
+	if own, err := joined.Stat(); err != nil || !os.SameFile(shared, own) {
+		return nil, err
+	}
+	proc, err := mounts.Clone(s.procPath(), false)
+	if err != nil {
+		return nil, fmt.Errorf("cloning the proc of the shared PID namespace: %w", err)
+	}
+	return proc, nil
 }
 
 // makeUserNamespace makes namespaces that a user namespace owns. A thread can't enter one, so a process that sleeps makes them, and goes when they are pinned.

@@ -129,7 +129,7 @@ func (r *Runtime) readAll() error {
 // setAside moves a record that can't be read out of the way, whole, for somebody to look at. What it stood for is removed as a leftover.
 func (r *Runtime) setAside(kind, name string, cause error) {
 	dir := filepath.Join(r.State, kind, name)
-	for _, mounted := range []string{"net", "ipc", "uts", "pid", "user", "shm"} {
+	for _, mounted := range []string{"net", "ipc", "uts", "pid", "user", "shm", "proc"} {
 		_ = unmount(filepath.Join(dir, mounted))
 	}
 	aside := filepath.Join(r.State, "set-aside")

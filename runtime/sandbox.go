@@ -73,6 +73,9 @@ func (s *sandbox) filePath(name string) string { return filepath.Join(s.files, n
 
 func (s *sandbox) shmPath() string { return filepath.Join(s.dir, "shm") }
 
+// procPath is where the proc of a shared PID namespace is mounted.
+func (s *sandbox) procPath() string { return filepath.Join(s.dir, "proc") }
+
 // pauseID names to the keeper the process that holds the sandbox's PID namespace.
 func (s *sandbox) pauseID() string { return "pause-" + string(s.id) }
 

@@ -56,7 +56,7 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
 		{"sandbox.kill", func() error { return r.killMembers(ctx, s) }},
 		{"sandbox.detach", func() error { return r.detachNetwork(ctx, s) }},
 		{"sandbox.unpause", func() error { return r.releasePIDNamespace(ctx, s) }},
-		{"sandbox.unpin", func() error { return errors.Join(unmount(s.shmPath()), unpinNamespaces(s.dir)) }},
+		{"sandbox.unpin", func() error { return errors.Join(unmount(s.shmPath()), unmount(s.procPath()), unpinNamespaces(s.dir)) }},
 		{"sandbox.rmcgroup", func() error { return r.removePodCgroup(ctx, s) }},
 	}
 	var errs []error

@@ -31,10 +31,10 @@ type fakeCRI struct {
 	containers map[string]*fakeContainer
 	images     map[string]*criv1.Image
 	listeners  map[chan *criv1.ContainerEventResponse]bool
-	fail       map[string]error                            // by call
+	fail       map[string]error                           // by call
 	exec       func(container string, cmd []string) int32 // nil: 0
-	exits      map[string]int32                            // containers of these names end at once with the code
-	pulling    chan struct{}                               // not nil: pulls wait until it is closed
+	exits      map[string]int32                           // containers of these names end at once with the code
+	pulling    chan struct{}                              // not nil: pulls wait until it is closed
 }
 
 type fakeSandbox struct {

@@ -278,9 +278,6 @@ func (r *Runtime) makeCgroup(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
-	if r.isExternal(c) {
-		return nil // the external runtime makes it
-	}
 	cgroup, err := r.Cgroups.Create(ctx, path, spec.Linux.Resources)
 	if err != nil {
 		return fmt.Errorf("making cgroup %s: %w", path, err)

@@ -82,7 +82,7 @@ func (r *Runtime) forgetOtherBoots() error {
 		return nil
 	}
 	if err == nil {
-		for _, kind := range []string{"sandboxes", "containers"} {
+		for _, kind := range []string{"sandboxes", "containers", "oci"} {
 			if err := removeChildren(filepath.Join(r.State, kind)); err != nil {
 				return fmt.Errorf("removing what was before the reboot: %w", err)
 			}
@@ -132,6 +132,7 @@ func (r *Runtime) setAside(kind, name string, cause error) {
 	for _, mounted := range []string{"net", "ipc", "uts", "pid", "user", "shm", "proc"} {
 		_ = unmount(filepath.Join(dir, mounted))
 	}
+	_ = detachBundle(dir)
 	aside := filepath.Join(r.State, "set-aside")
 	err := os.MkdirAll(aside, 0o700)
 	if err == nil {
@@ -161,6 +162,8 @@ func (r *Runtime) recoverContainer(ctx context.Context, c *container, known map[
 		c.record.Phase = containerRunning // so that it is recorded as ended
 		r.recordExit(c, *process.Exit)
 		return nil
+	case c.record.Phase == containerStarting && r.isExternal(c):
+		return r.settleExternalStart(ctx, c, process, found)
 	case found:
 		return r.readopt(ctx, c, process)
 	case c.record.Phase == containerCreated:
@@ -247,16 +250,6 @@ func (r *Runtime) adoptPause(ctx context.Context, s *sandbox) error {
 	return r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: s.pauseID(), PIDFD: pidfd})
 }
 
-// failExecs ends the sessions whose commands died with the keeper that was their parent's connection.
-func (r *Runtime) failExecs() {
-	r.execMu.Lock()
-	defer r.execMu.Unlock()
-	for id, waiter := range r.execs {
-		waiter <- keeper.Exit{ID: id, Code: exitUnknown, Unknown: true, ExitedAt: time.Now()}
-		delete(r.execs, id)
-	}
-}
-
 // recoverSandbox settles one sandbox.
 func (r *Runtime) recoverSandbox(ctx context.Context, s *sandbox, known map[string]keeper.Process) error {
 	switch s.record.Phase {
@@ -317,7 +310,7 @@ func (r *Runtime) removeLeftovers(ctx context.Context) error {
 			}
 		}
 	}
-	errs = append(errs,
+	errs = append(errs, r.removeConsoles(),
 		removeStrangers(filepath.Join(r.Root, "sandboxes"), func(id string) bool { return r.sandboxes[SandboxID(id)] != nil }),
 		removeStrangers(filepath.Join(r.Root, "volumes"), func(id string) bool { return r.containers[ContainerID(id)] != nil }))
 	if err := errors.Join(errs...); err != nil {

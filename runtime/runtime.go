@@ -25,6 +25,7 @@ import (
 	"github.com/shimd/shimd/network"
 	"github.com/shimd/shimd/runtime/ocispec"
 	"github.com/shimd/shimd/runtime/ocispec/cdi"
+	"github.com/shimd/shimd/runtime/request"
 	"github.com/shimd/shimd/seccomp"
 )
 
@@ -77,7 +78,7 @@ type Runtime struct {
 	containers map[ContainerID]*container
 
 	execMu    sync.Mutex
-	execs     map[string]chan keeper.Exit // processes that are not containers, by their name to the keeper
+	execs     map[string]*execSession // by their name to the keeper
 	recovered bool
 	early     []keeper.Exit // told before the records were read
 
@@ -113,7 +114,7 @@ func New(options Options) (*Runtime, error) {
 		sandboxes:  make(map[SandboxID]*sandbox),
 		byMetadata: make(map[string]*sandbox),
 		containers: make(map[ContainerID]*container),
-		execs:      make(map[string]chan keeper.Exit),
+		execs:      make(map[string]*execSession),
 		stopping:   make(chan struct{}),
 	}, nil
 }
@@ -161,12 +162,16 @@ func (r *Runtime) Handlers() []Handler {
 	return handlers
 }
 
-func (r *Runtime) checkHandler(name string) error {
+func (r *Runtime) checkHandler(cfg request.Sandbox) error {
+	name := cfg.RuntimeHandler
 	if name == "" {
 		return nil
 	}
 	if _, ok := r.OCIRuntimes[name]; !ok {
 		return fmt.Errorf("runtime_handler %q is not configured: add [runtimes.%s] with its path to the configuration: %w", name, name, errdefs.ErrInvalidArgument)
+	}
+	if cfg.Namespaces.User != nil {
+		return fmt.Errorf("runtime_handler %q: user namespaces are supported by the built-in runtime alone: %w", name, errdefs.ErrInvalidArgument)
 	}
 	return nil
 }

@@ -19,19 +19,24 @@ import (
 //
 // It is resumable: a client that asks again with the same metadata joins the run under way, or gets the sandbox that is ready.
 func (r *Runtime) RunSandbox(ctx context.Context, cfg request.Sandbox) (SandboxID, error) {
-	if err := r.checkHandler(cfg.RuntimeHandler); err != nil {
+	if err := r.checkHandler(cfg); err != nil {
 		return "", err
 	}
-	s, run, err := r.admitSandbox(ctx, cfg)
-	if err != nil {
-		return "", err
-	}
-	if run != nil {
+	for {
+		s, run, err := r.admitSandbox(ctx, cfg)
+		if err != nil {
+			return "", err
+		}
+		if run == nil {
+			return s.id, nil
+		}
 		if err := run.wait(ctx); err != nil {
 			return "", fmt.Errorf("running sandbox %s/%s: %w", cfg.Metadata.Namespace, cfg.Metadata.Name, err)
 		}
+		if !run.undoes {
+			return s.id, nil
+		}
 	}
-	return s.id, nil
 }
 
 // admitSandbox finds the sandbox that the request means, or enters a new one and starts its run.
@@ -50,6 +55,9 @@ func (r *Runtime) admitSandbox(ctx context.Context, cfg request.Sandbox) (*sandb
 			return s, s.run, nil
 		case s.record.Phase == sandboxReady:
 			return s, nil, nil
+		case s.record.Phase == sandboxMaking:
+			s.run = r.undoAgain(ctx, s)
+			return s, s.run, nil
 		}
 		return nil, nil, fmt.Errorf("sandbox %s has the metadata %s and is stopped: remove it, or raise the attempt: %w", s.id, key, errdefs.ErrAlreadyExists)
 	}
@@ -113,6 +121,21 @@ func (r *Runtime) runSandbox(ctx context.Context, s *sandbox) (err error) {
 	return nil
 }
 
+// undoAgain takes away what a failed run has left and could not undo.
+func (r *Runtime) undoAgain(ctx context.Context, s *sandbox) *flight {
+	undo := takeOff(ctx, func(ctx context.Context) error {
+		s.op.Lock()
+		defer s.op.Unlock()
+		err := r.undoSandbox(ctx, s)
+		s.mu.Lock()
+		s.run = nil
+		s.mu.Unlock()
+		return err
+	})
+	undo.undoes = true
+	return undo
+}
+
 // undoSandbox takes a half-made sandbox away.
 func (r *Runtime) undoSandbox(ctx context.Context, s *sandbox) error {
 	ctx, cancel := teardown(ctx)
@@ -160,13 +183,7 @@ func (r *Runtime) makePodCgroup(ctx context.Context, s *sandbox) error {
 // makeSandboxNamespaces makes what the pod does not share with the node. The UTS namespace goes with the network's.
 func (r *Runtime) makeSandboxNamespaces(ctx context.Context, s *sandbox) error {
 	cfg := s.record.Config
-	flags := 0
-	if ownNetwork(cfg) {
-		flags |= unix.CLONE_NEWNET | unix.CLONE_NEWUTS
-	}
-	if ownIPC(cfg) {
-		flags |= unix.CLONE_NEWIPC
-	}
+	flags := namespaceFlags(cfg)
 	sysctls, err := ocispec.PodSysctls(cfg)
 	if err != nil {
 		return err
@@ -180,7 +197,7 @@ func (r *Runtime) makeSandboxNamespaces(ctx context.Context, s *sandbox) error {
 		return writeSysctls(sysctls)
 	}
 	if cfg.Namespaces.User != nil {
-		return r.makeUserNamespace(ctx, s, flags|unix.CLONE_NEWUSER, inside)
+		return r.makeUserNamespace(ctx, s, flags, inside)
 	}
 	if flags == 0 {
 		return nil

@@ -39,7 +39,7 @@ func attributes() map[string]attr {
 		"noexec": {false, unix.MOUNT_ATTR_NOEXEC}, "exec": {true, unix.MOUNT_ATTR_NOEXEC},
 		"noatime": {false, unix.MOUNT_ATTR_NOATIME}, "atime": {true, unix.MOUNT_ATTR_NOATIME},
 		"strictatime": {false, unix.MOUNT_ATTR_STRICTATIME}, "nostrictatime": {true, unix.MOUNT_ATTR_STRICTATIME},
-		"relatime": {false, unix.MOUNT_ATTR_RELATIME}, "norelatime": {true, unix.MOUNT_ATTR_RELATIME},
+		"relatime": {true, unix.MOUNT_ATTR__ATIME}, "norelatime": {true, 0}, // the field's zero, and so no bit of its own
 		"nodiratime": {false, unix.MOUNT_ATTR_NODIRATIME}, "diratime": {true, unix.MOUNT_ATTR_NODIRATIME},
 		"nosymfollow": {false, unix.MOUNT_ATTR_NOSYMFOLLOW}, "symfollow": {true, unix.MOUNT_ATTR_NOSYMFOLLOW},
 	}
@@ -74,15 +74,20 @@ func ParseOptions(options []string) (Options, error) {
 			o.Propagation, o.PropagationRecursive = propagation[name], false
 		case isRecursive && propagation[recursive] != 0:
 			o.Propagation, o.PropagationRecursive = propagation[recursive], true
-		case attrs[name].bits != 0:
+		case hasKey(attrs, name):
 			change(attrs[name], &o.Set, &o.Clear)
-		case isRecursive && attrs[recursive].bits != 0:
+		case isRecursive && hasKey(attrs, recursive):
 			change(attrs[recursive], &o.RecursiveSet, &o.RecursiveClear)
 		default:
 			o.Filesystem = append(o.Filesystem, name)
 		}
 	}
 	return o, nil
+}
+
+func hasKey(attrs map[string]attr, name string) bool {
+	_, ok := attrs[name]
+	return ok
 }
 
 func change(a attr, set, clear *uint64) {

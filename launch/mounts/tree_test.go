@@ -133,6 +133,11 @@ func TestParseOptions(t *testing.T) {
 		o.Propagation != unix.MS_SLAVE || !o.PropagationRecursive || len(o.Filesystem) != 1 || !o.IDMapRecursive {
 		t.Errorf("%+v", o)
 	}
+	// relatime is the zero of a field; a file system must not be asked for it.
+	o, err = ParseOptions([]string{"noatime", "relatime", "rrelatime", "norelatime"})
+	if err != nil || len(o.Filesystem) != 0 || o.Set != 0 || o.Clear != unix.MOUNT_ATTR__ATIME || o.RecursiveClear != unix.MOUNT_ATTR__ATIME {
+		t.Errorf("%+v, %v", o, err)
+	}
 	if _, err := ParseOptions([]string{"a\nb"}); err == nil {
 		t.Error("a control character was taken")
 	}

@@ -83,9 +83,13 @@ func (d Demo) Up(ctx context.Context) error {
 		return err
 	}
 	d.Progress("starting shimlet with a folder that holds one pod file")
-	if err := d.startShimlet(); err != nil {
+	ended, err := d.startShimlet()
+	if err != nil {
 		return err
 	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	go func() { giveUp(fmt.Errorf("shimlet has ended: %w", <-ended)) }()
 	return d.show(ctx)
 }
 
@@ -162,8 +166,16 @@ func (d Demo) Serve(ctx context.Context) error {
 	return server.Close()
 }
 
-func (d Demo) startShimlet() error {
-	return d.start("shimlet", exec.Command(d.program("shimlet"), "--pod-manifest-path", d.path("pods"), "--container-runtime-endpoint", d.endpoint()))
+// startShimlet gives it directories of its own: another one may run on this machine. ended tells why it ended, if it does.
+func (d Demo) startShimlet() (ended <-chan error, err error) {
+	cmd := exec.Command(d.program("shimlet"), "--pod-manifest-path", d.path("pods"), "--container-runtime-endpoint", d.endpoint(),
+		"--root-dir", d.path("shimlet"), "--log-dir", d.path("logs"), "--socket", d.path("shimlet.sock"), "--healthz-address", "")
+	if err := d.start("shimlet", cmd); err != nil {
+		return nil, err
+	}
+	why := make(chan error, 1)
+	go func() { why <- cmd.Wait() }()
+	return why, nil
 }
 
 // start runs a program in a session of its own, its output in a log of its own.
@@ -217,7 +229,7 @@ func (d Demo) show(ctx context.Context) error {
 	fmt.Printf(`
 Look around:
   curl %[1]s
-  %[2]s status
+  %[2]s status --socket %[6]s
   crictl --runtime-endpoint %[3]s pods
   crictl --runtime-endpoint %[3]s ps
   crictl --runtime-endpoint %[3]s stats
@@ -225,7 +237,7 @@ Run another pod: put a file into %[4]s, for instance
   sed 's/name: web/name: second/' %[4]s/web.yaml > %[4]s/second.yaml
 Logs of shimd and shimlet: %[5]s/shimd.log, %[5]s/shimlet.log
 Remove it all: make down
-`, page, shimlet, d.endpoint(), d.path("pods"), d.dir())
+`, page, shimlet, d.endpoint(), d.path("pods"), d.dir(), d.path("shimlet.sock"))
 	return nil
 }
 
@@ -238,7 +250,7 @@ func waitPod(ctx context.Context, client *criclient.Client) (address, logFile st
 		}
 		select {
 		case <-ctx.Done():
-			return "", "", fmt.Errorf("waiting for the pod: %w", errors.Join(ctx.Err(), err))
+			return "", "", fmt.Errorf("waiting for the pod: %w", errors.Join(context.Cause(ctx), err))
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

@@ -52,32 +52,42 @@ type Watcher struct {
 // Run calls changed with the folder as it is now, and again whenever it differs, until the context ends.
 func (w Watcher) Run(ctx context.Context, changed func(Snapshot)) {
 	var before *Snapshot
-	for ctx.Err() == nil {
-		notify, events, errs := w.subscribe() // before reading, so that nothing happens in between
-		timer := time.NewTimer(0)
-		for again := true; again; {
-			select {
-			case <-ctx.Done():
-				again = false
-			case event := <-events:
-				again = w.settled(ctx, event, events)
-			case err := <-errs:
-				w.Log.Warn("watching the folder", "path", w.Path, "error", err)
-			case <-timer.C:
-				timer.Reset(w.Relist)
-				again = notify != nil || before == nil // without inotify: try for it again
-			}
-			now := Read(w.Path, w.MaxSize)
-			if before == nil || !same(*before, now) {
-				before = &now
-				changed(now)
-			}
+	look := func() {
+		if now := Read(w.Path, w.MaxSize); before == nil || !same(*before, now) {
+			before = &now
+			changed(now)
 		}
-		timer.Stop()
-		if notify != nil {
-			notify.Close()
-		} else {
+	}
+	for ctx.Err() == nil {
+		notify := w.subscribe() // before reading, so that nothing happens in between
+		look()
+		if notify == nil {
 			pause(ctx, time.Second) // a folder that is not there yet
+			continue
+		}
+		w.follow(ctx, notify, look)
+		notify.Close()
+	}
+}
+
+// follow looks at each event, and now and then, until the folder goes away or the context ends.
+func (w Watcher) follow(ctx context.Context, notify *fsnotify.Watcher, look func()) {
+	timer := time.NewTicker(w.Relist)
+	defer timer.Stop()
+	for {
+		stays := true
+		select {
+		case <-ctx.Done():
+			return
+		case event := <-notify.Events:
+			stays = w.settled(ctx, event, notify.Events)
+		case err := <-notify.Errors:
+			w.Log.Warn("watching the folder", "path", w.Path, "error", err)
+		case <-timer.C:
+		}
+		look()
+		if !stays {
+			return
 		}
 	}
 }
@@ -89,16 +99,16 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (w Watcher) subscribe() (*fsnotify.Watcher, <-chan fsnotify.Event, <-chan error) {
+func (w Watcher) subscribe() *fsnotify.Watcher {
 	notify, err := fsnotify.NewWatcher()
 	if err == nil {
 		if err = notify.Add(w.Path); err == nil {
-			return notify, notify.Events, notify.Errors
+			return notify
 		}
 		notify.Close()
 	}
-	w.Log.Debug("cannot watch the folder, looking now and then", "path", w.Path, "error", err)
-	return nil, nil, nil
+	w.Log.Debug("cannot watch the folder, looking every second", "path", w.Path, "error", err)
+	return nil
 }
 
 // settled waits until the folder is still; it answers false when the folder itself went away, and has to be watched anew.

@@ -19,9 +19,6 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-//nolint:gochecknoglobals // an embedded file has to be one
-//
-//
 //go:embed default.toml
 var defaultFile string
 
@@ -115,7 +112,7 @@ type Limits struct {
 
 // Debug is for tests of the daemon itself.
 type Debug struct {
-	// Failpoints are "STEP=error" or "STEP=exit", for the steps that /metrics names.
+	// Failpoints are "STEP=error", "STEP=error:N" for the first N times only, or "STEP=exit", for the steps that /metrics names.
 	Failpoints []string `toml:"failpoints"`
 }
 
@@ -152,6 +149,9 @@ func decode(text string, cfg *Config) error {
 	}
 	return err
 }
+
+// failpointAction is what a failpoint may do.
+var failpointAction = regexp.MustCompile(`^(exit|error(:[1-9][0-9]{0,8})?)$`)
 
 // handlerName is what a RuntimeClass handler may be called.
 var handlerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)
@@ -232,8 +232,8 @@ func (c Config) checkRuntimes(bad func(key, format string, args ...any)) {
 	}
 	for _, failpoint := range c.Debug.Failpoints {
 		step, action, ok := strings.Cut(failpoint, "=")
-		if !ok || step == "" || !oneOf(action, "error", "exit") {
-			bad("debug.failpoints", "%q is not STEP=error or STEP=exit", failpoint)
+		if !ok || step == "" || !failpointAction.MatchString(action) {
+			bad("debug.failpoints", "%q is not STEP=error, STEP=error:TIMES or STEP=exit", failpoint)
 		}
 	}
 }

@@ -45,6 +45,7 @@ func TestEveryMistakeIsToldByItsKey(t *testing.T) {
 		{"[runtimes.Run_C]\npath = \"/x\"", "runtimes.Run_C: "},
 		{"[runtimes.runc]\npath = \"runc\"", "runtimes.runc.path: "},
 		{"[debug]\nfailpoints = [\"x=explode\"]", "debug.failpoints: "},
+		{"[debug]\nfailpoints = [\"x=error:0\"]", "debug.failpoints: "},
 		{"[network]\npodcidr = \"\"", "podcidr"},
 		{"[network]\nmtu = \"big\"", "network.mtu"},
 	} {

@@ -27,6 +27,7 @@ type container struct {
 	cgroup  cgroups.Cgroup
 	pidfd   *os.File
 	exited  chan struct{} // closed once the exit is recorded
+	owed    bool          // the keeper's word of the exit is not acknowledged: the record could not be written
 	removed bool
 }
 
@@ -54,6 +55,12 @@ func (c *container) update(change func(*containerRecord)) error {
 	defer c.mu.Unlock()
 	change(&c.record)
 	return writeRecord(c.dir, c.record)
+}
+
+func (c *container) isRemoved() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.removed
 }
 
 // release closes what the daemon holds open for a container that has ended or goes.

@@ -26,16 +26,21 @@ func (r *Runtime) CreateContainer(ctx context.Context, sandboxID SandboxID, cfg 
 	if err != nil {
 		return "", fmt.Errorf("container %s: image %q is not on this node, pull it first: %w", cfg.Metadata.Name, cfg.Image.Image, err)
 	}
-	c, create, err := r.admitContainer(ctx, s, cfg, img)
-	if err != nil {
-		return "", err
-	}
-	if create != nil {
+	for {
+		c, create, err := r.admitContainer(ctx, s, cfg, img)
+		if err != nil {
+			return "", err
+		}
+		if create == nil {
+			return c.id, nil
+		}
 		if err := create.wait(ctx); err != nil {
 			return "", fmt.Errorf("creating container %s: %w", cfg.Metadata.Name, err)
 		}
+		if !create.undoes {
+			return c.id, nil
+		}
 	}
-	return c.id, nil
 }
 
 // admitContainer finds the container that the request means, or enters a new one and starts its creation.
@@ -55,6 +60,9 @@ func (r *Runtime) admitContainer(ctx context.Context, s *sandbox, cfg request.Co
 		case !sameRequest(c.record.Config, cfg):
 			return nil, nil, fmt.Errorf("container %s has the name %q (attempt %d) with another configuration: remove it, or raise the attempt: %w", c.id, cfg.Metadata.Name, cfg.Metadata.Attempt, errdefs.ErrAlreadyExists)
 		case c.create != nil:
+			return c, c.create, nil
+		case c.record.Phase == containerMaking:
+			c.create = r.removeHalfMade(ctx, c)
 			return c, c.create, nil
 		case c.record.Phase == containerExited:
 			return nil, nil, fmt.Errorf("container %s has the name %q (attempt %d) and has exited: remove it, or raise the attempt: %w", c.id, cfg.Metadata.Name, cfg.Metadata.Attempt, errdefs.ErrAlreadyExists)
@@ -128,6 +136,19 @@ func (r *Runtime) createContainer(ctx context.Context, c *container, img image.I
 		}
 	}
 	return nil
+}
+
+// removeHalfMade takes away what a failed creation has left and could not undo.
+func (r *Runtime) removeHalfMade(ctx context.Context, c *container) *flight {
+	undo := takeOff(ctx, func(ctx context.Context) error {
+		err := r.removeContainer(ctx, c)
+		c.mu.Lock()
+		c.create = nil
+		c.mu.Unlock()
+		return err
+	})
+	undo.undoes = true
+	return undo
 }
 
 func (r *Runtime) recordContainer(c *container) error {

@@ -18,6 +18,8 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id ContainerID) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, teardownTimeout)
+	defer cancel()
 	return r.removeContainer(ctx, c)
 }
 
@@ -36,17 +38,14 @@ func (r *Runtime) removeContainer(ctx context.Context, c *container) error {
 //
 // All steps run even if one fails. The record goes last, so that what failed can be asked for again.
 func (r *Runtime) removeContainerLocked(ctx context.Context, c *container) error {
-	c.mu.Lock()
-	removed := c.removed
-	c.mu.Unlock()
-	if removed {
+	if c.isRemoved() {
 		return nil
 	}
 	steps := []struct {
 		name string
 		do   func() error
 	}{
-		{"container.kill", func() error { return r.stopContainer(ctx, c, 0) }},
+		{"container.kill", func() error { return r.endContainer(ctx, c, 0) }},
 		{"container.external", func() error { return r.deleteExternal(ctx, c) }},
 		{"container.rmcgroup", func() error { return r.removeCgroup(ctx, c) }},
 		{"container.rmrootfs", func() error { c.release(); return r.Images.RemoveRootfs(ctx, string(c.id)) }},
@@ -79,7 +78,11 @@ func (r *Runtime) forgetContainer(c *container) {
 	c.sandbox.mu.Unlock()
 	c.mu.Lock()
 	c.removed = true
+	owed := c.owed
 	c.mu.Unlock()
+	if owed {
+		r.acknowledge(string(c.id))
+	}
 }
 
 func (r *Runtime) removeCgroup(ctx context.Context, c *container) error {

@@ -29,19 +29,25 @@ func (r *Runtime) StartContainer(ctx context.Context, id ContainerID) error {
 	if err != nil {
 		return err
 	}
+	if start == nil {
+		return nil // an earlier daemon has started it
+	}
 	if err := start.wait(ctx); err != nil {
 		return fmt.Errorf("starting container %s: %w", c.id, err)
 	}
 	return nil
 }
 
-// admitStart starts the container, or finds the start that did.
+// admitStart starts the container, or finds the start that did; nil when it runs and needs none.
+// The sandbox is held meanwhile: one that is being stopped sees each start that was admitted, and waits for it.
 func (r *Runtime) admitStart(ctx context.Context, c *container) (*flight, error) {
-	if phase := c.sandbox.snapshot().Phase; phase != sandboxReady {
-		return nil, fmt.Errorf("starting container %s: its sandbox %s is not ready (%s): %w", c.id, c.sandbox.id, phase, errdefs.ErrFailedPrecondition)
-	}
+	c.sandbox.mu.Lock()
+	defer c.sandbox.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if phase := c.sandbox.record.Phase; phase != sandboxReady {
+		return nil, fmt.Errorf("starting container %s: its sandbox %s is not ready (%s): %w", c.id, c.sandbox.id, phase, errdefs.ErrFailedPrecondition)
+	}
 	switch {
 	case c.removed:
 		return nil, notFound("container", string(c.id))
@@ -49,10 +55,15 @@ func (r *Runtime) admitStart(ctx context.Context, c *container) (*flight, error)
 		return nil, fmt.Errorf("starting container %s: it has exited, create another: %w", c.id, errdefs.ErrFailedPrecondition)
 	case c.record.Phase == containerMaking:
 		return nil, fmt.Errorf("starting container %s: it is still being created: %w", c.id, errdefs.ErrFailedPrecondition)
+	case c.start == nil && c.record.Phase == containerRunning:
+		return nil, nil
 	case c.start == nil:
 		c.start = takeOff(ctx, func(ctx context.Context) error {
 			c.op.Lock()
 			defer c.op.Unlock()
+			if c.isRemoved() {
+				return notFound("container", string(c.id))
+			}
 			return r.startContainer(ctx, c)
 		})
 	}
@@ -83,6 +94,11 @@ func (r *Runtime) startContainer(ctx context.Context, c *container) error {
 		err = r.step(ctx, "container.running", func() error { return r.recordRunning(c, started) })
 	}
 	if err != nil {
+		c.mu.Lock()
+		if c.pidfd == nil {
+			c.pidfd = started.PIDFD // to be released with the rest
+		}
+		c.mu.Unlock()
 		return errors.Join(err, r.recordNotStarted(ctx, c, err))
 	}
 	r.announce(EventStarted, c.sandbox, c)
@@ -145,6 +161,9 @@ func (r *Runtime) prepareContainer(ctx context.Context, c *container, open *open
 		for _, end := range ends {
 			open.closers = append(open.closers, end)
 		}
+	}
+	if c.cgroup == nil {
+		return nil, fmt.Errorf("its cgroup %s is gone: %w", c.record.Cgroup, errdefs.ErrFailedPrecondition)
 	}
 	entry, err := c.cgroup.Entry()
 	if err != nil {
@@ -211,7 +230,7 @@ func (r *Runtime) recordRunning(c *container, started keeper.Started) error {
 	return writeRecord(c.dir, c.record)
 }
 
-// recordNotStarted settles a start that failed. If the process runs in spite of it, it is killed, and its exit is recorded as any.
+// recordNotStarted settles a start that failed. Whatever runs in spite of it is killed, also what a keeper that was killed had no time to tell of.
 func (r *Runtime) recordNotStarted(ctx context.Context, c *container, cause error) error {
 	ctx, cancel := teardown(ctx)
 	defer cancel()
@@ -220,6 +239,7 @@ func (r *Runtime) recordNotStarted(ctx context.Context, c *container, cause erro
 		r.Logger.Warn("killing a container whose start failed", "container", c.id, "error", err)
 	}
 	c.mu.Lock()
+	r.killLeftBehind(c)
 	c.record.Phase = containerExited
 	c.record.FinishedAt = time.Now()
 	c.record.StartedAt = c.record.FinishedAt

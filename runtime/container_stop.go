@@ -29,6 +29,11 @@ func (r *Runtime) stopContainer(ctx context.Context, c *container, grace time.Du
 	if err := c.settled(ctx); err != nil {
 		return err
 	}
+	return r.endContainer(ctx, c, grace)
+}
+
+// endContainer is stopContainer for who holds c.op: no creation or start is under way, and one that waits for c.op must not be waited for.
+func (r *Runtime) endContainer(ctx context.Context, c *container, grace time.Duration) error {
 	record := c.snapshot()
 	if record.Phase != containerRunning {
 		return nil
@@ -62,20 +67,23 @@ func (r *Runtime) stopContainer(ctx context.Context, c *container, grace time.Du
 	}
 }
 
-// settled waits for a start under way: what is not yet running can't be stopped.
+// settled waits for a creation and a start under way: what is not yet running can't be stopped, and what is still being made would
+// go on to make things in a sandbox that is taken down.
 func (c *container) settled(ctx context.Context) error {
 	c.mu.Lock()
-	start := c.start
+	flights := []*flight{c.create, c.start}
 	c.mu.Unlock()
-	if start == nil {
-		return nil
+	for _, f := range flights {
+		if f == nil {
+			continue
+		}
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	select {
-	case <-start.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return nil
 }
 
 // signal sends a signal to the container's first process. One that has just ended is success.

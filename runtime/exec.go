@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -46,19 +47,22 @@ func (r *Runtime) Exec(ctx context.Context, id ContainerID, cmd []string, tty bo
 	session := &execSession{id: "exec-" + newID(), streams: streams, tty: tty}
 	defer session.close()
 	exits := r.expectExit(session.id)
+	defer r.forgetExit(session.id)
 	err = r.step(ctx, "exec.launch", func() error { return r.launchExec(ctx, c, session, cmd) })
 	if err != nil {
-		r.forgetExit(session.id)
 		return 0, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}
 	session.pump()
 	select {
 	case exit := <-exits:
+		if exit.Unknown {
+			_ = r.killExec(session) // what nobody waits for must not run on
+		}
 		session.drain()
 		return exit.Code, nil
 	case <-ctx.Done():
 	}
-	if err := r.keeper.Signal(context.WithoutCancel(ctx), session.id, int(unix.SIGKILL)); err != nil && !errdefs.IsNotFound(err) {
+	if err := r.killExec(session); err != nil {
 		return 0, fmt.Errorf("killing command %q in container %s: %w", cmd, c.id, err)
 	}
 	<-exits
@@ -66,19 +70,72 @@ func (r *Runtime) Exec(ctx context.Context, id ContainerID, cmd []string, tty bo
 	return 0, ctx.Err()
 }
 
+// awaited is a process that is not a container and whose exit somebody waits for.
+type awaited struct {
+	exits chan keeper.Exit // gets one
+	pidfd *os.File         // nil while it is not known
+}
+
 // expectExit registers for the exit of a process that is not a container.
 func (r *Runtime) expectExit(id string) <-chan keeper.Exit {
 	exits := make(chan keeper.Exit, 1)
 	r.execMu.Lock()
 	defer r.execMu.Unlock()
-	r.execs[id] = exits
+	r.execs[id] = &awaited{exits: exits}
 	return exits
+}
+
+// holdExec keeps the session's process: what ends the command does not need the keeper then, and what replaces a killed keeper can be given it.
+func (r *Runtime) holdExec(e *execSession, pidfd *os.File) {
+	e.pidfd = pidfd
+	r.execMu.Lock()
+	defer r.execMu.Unlock()
+	if waiter := r.execs[e.id]; waiter != nil {
+		waiter.pidfd = pidfd
+	}
 }
 
 func (r *Runtime) forgetExit(id string) {
 	r.execMu.Lock()
 	defer r.execMu.Unlock()
 	delete(r.execs, id)
+}
+
+// killExec ends the session's command. One that has ended is success.
+func (r *Runtime) killExec(e *execSession) error {
+	if e.pidfd == nil {
+		ctx, cancel := teardown(context.Background())
+		defer cancel()
+		if err := r.keeper.Signal(ctx, e.id, int(unix.SIGKILL)); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+		return nil
+	}
+	if err := unix.PidfdSendSignal(int(e.pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+		return err
+	}
+	return nil
+}
+
+// adoptExecs gives the commands that a killed keeper has started to the new one: their streams never went through either. Those
+// whose process the daemon does not hold have ended, as far as it knows.
+func (r *Runtime) adoptExecs(ctx context.Context) {
+	r.execMu.Lock()
+	pidfds := make(map[string]*os.File, len(r.execs))
+	for id, waiter := range r.execs {
+		pidfds[id] = waiter.pidfd
+	}
+	r.execMu.Unlock()
+	for id, pidfd := range pidfds {
+		err := errors.New("its process is not known")
+		if pidfd != nil {
+			err = r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: id, PIDFD: pidfd})
+		}
+		if err != nil {
+			r.Logger.Warn("a command has lost its keeper", "id", id, "error", err)
+			r.OnExit(keeper.Exit{ID: id, Code: exitUnknown, Unknown: true, ExitedAt: time.Now()})
+		}
+	}
 }
 
 // boundedBuffer keeps the first bytes written to it and swallows the rest.

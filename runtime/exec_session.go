@@ -31,6 +31,7 @@ type execSession struct {
 	terminal *os.File
 
 	output sync.WaitGroup
+	pidfd  *os.File // of the command, from its launch on
 }
 
 // open makes the pipes. With a terminal, package launch makes it in the container.
@@ -165,13 +166,19 @@ func duplicate(file *os.File) (*os.File, error) {
 
 func (e *execSession) resize() {
 	for size := range e.streams.Resize {
-		_ = unix.IoctlSetWinsize(int(e.terminal.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: size.Columns, Row: size.Rows})
+		conn, err := e.terminal.SyscallConn() // not by Fd, which would make reads of the terminal block for ever
+		if err != nil {
+			return
+		}
+		_ = conn.Control(func(fd uintptr) {
+			_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Col: size.Columns, Row: size.Rows})
+		})
 	}
 }
 
 func (e *execSession) close() {
 	closeAll(e.child[:]...)
-	closeAll(e.stdin, e.stdout, e.stderr, e.terminal)
+	closeAll(e.stdin, e.stdout, e.stderr, e.terminal, e.pidfd)
 }
 
 // launchExec starts the command.
@@ -199,7 +206,7 @@ func (r *Runtime) launchExec(ctx context.Context, c *container, e *execSession, 
 	if err != nil {
 		return err
 	}
-	started.PIDFD.Close()
+	r.holdExec(e, started.PIDFD)
 	return nil
 }
 

@@ -25,7 +25,7 @@ func (r *Runtime) OnExit(exit keeper.Exit) {
 	delete(r.execs, exit.ID)
 	r.execMu.Unlock()
 	if isExec {
-		waiter <- exit
+		waiter.exits <- exit
 		r.acknowledge(exit.ID)
 		return
 	}
@@ -33,8 +33,11 @@ func (r *Runtime) OnExit(exit keeper.Exit) {
 	c := r.containers[ContainerID(exit.ID)]
 	r.mu.RUnlock()
 	if c == nil {
-		// An exec session of an earlier daemon, a pause process, or a container whose record is gone.
+		// A pause process, an exec session of an earlier daemon, or a container whose record is gone.
 		r.acknowledge(exit.ID)
+		if s := r.sandboxOfPause(exit.ID); s != nil {
+			r.background.Go(func() { r.pauseEnded(s) })
+		}
 		return
 	}
 	r.background.Go(func() { r.recordExit(c, exit) })
@@ -57,22 +60,27 @@ func (r *Runtime) recordExit(c *container, exit keeper.Exit) {
 		<-start.done // it may end before its start is recorded
 	}
 	c.mu.Lock()
-	if c.record.Phase == containerExited {
-		c.mu.Unlock()
-		r.acknowledge(exit.ID)
-		return
+	told := c.record.Phase == containerExited
+	if !told {
+		var oomKills uint64
+		if c.cgroup != nil {
+			oomKills, _ = c.cgroup.OOMKills()
+		}
+		describeExit(&c.record, exit, oomKills)
 	}
-	var oomKills uint64
-	if c.cgroup != nil {
-		oomKills, _ = c.cgroup.OOMKills()
+	var err error
+	if !c.removed {
+		err = writeRecord(c.dir, c.record)
 	}
-	describeExit(&c.record, exit, oomKills)
-	err := writeRecord(c.dir, c.record)
+	c.owed = err != nil
 	c.mu.Unlock()
 	if err != nil {
-		r.Logger.Error("recording a container's exit: it stands in memory alone", "container", c.id, "error", err)
+		r.Logger.Error("recording a container's exit: it stands in memory alone, and the keeper keeps it", "container", c.id, "error", err)
 	} else {
 		r.acknowledge(exit.ID)
+	}
+	if told {
+		return
 	}
 	r.releaseProcesses(c)
 	c.release()
@@ -84,6 +92,9 @@ func (r *Runtime) recordExit(c *container, exit keeper.Exit) {
 func describeExit(record *containerRecord, exit keeper.Exit, oomKills uint64) {
 	record.Phase = containerExited
 	record.FinishedAt = exit.ExitedAt
+	if record.StartedAt.IsZero() {
+		record.StartedAt = exit.ExitedAt // it began and ended while no daemon looked
+	}
 	record.ExitCode = exit.Code
 	switch {
 	case exit.Unknown:
@@ -106,6 +117,11 @@ func (r *Runtime) releaseProcesses(c *container) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	r.killLeftBehind(c)
+}
+
+// killLeftBehind kills what is in the container's cgroup, if it has one yet. c.mu is held.
+func (r *Runtime) killLeftBehind(c *container) {
 	if c.cgroup == nil {
 		return
 	}

@@ -55,7 +55,7 @@ func (r *Runtime) execExternal(ctx context.Context, c *container, e *execSession
 	if err != nil {
 		return err
 	}
-	defer started.PIDFD.Close()
+	r.holdExec(e, started.PIDFD)
 	if err := r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: e.id, PIDFD: started.PIDFD}); err != nil {
 		return fmt.Errorf("giving the command to the keeper: %w", err)
 	}

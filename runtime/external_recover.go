@@ -2,10 +2,7 @@ package runtime
 
 import (
 	"context"
-	"errors"
 	"path/filepath"
-
-	"github.com/containerd/errdefs"
 
 	"github.com/shimd/shimd/keeper"
 )
@@ -14,33 +11,37 @@ import (
 // middle: there the keeper has the process, or there is none.
 //
 //	the runtime says │ the keeper has its process │ it has not
-//	─────────────────┼────────────────────────────┼─────────────────────
-//	created          │ start it                   │ take it down: exited
+//	─────────────────┼────────────────────────────┼─────────────────────────────────────
+//	created          │ start it                   │ delete it: it can be started again
 //	running          │ it runs                    │ adopt it
-//	anything else    │ take it down: exited       │ take it down: exited
+//	anything else    │ delete it: it has ended    │ delete it: it can be started again
 func (r *Runtime) settleExternalStart(ctx context.Context, c *container, process keeper.Process, found bool) error {
 	status, err := r.runtimeState(ctx, c)
+	if err != nil {
+		r.Logger.Info("a start that was under way has not come to the OCI runtime", "container", c.id, "error", err)
+	}
 	switch {
-	case err == nil && status == "created" && found:
-		if err = r.runtimeStart(ctx, c); err == nil {
-			return r.readopt(ctx, c, process)
-		}
-	case err == nil && status == "running" && found:
+	case status == "running" && found:
 		return r.readopt(ctx, c, process)
-	case err == nil && status == "running":
-		if err = c.update(func(record *containerRecord) { record.Phase = containerRunning }); err != nil {
+	case status == "running":
+		if err := c.update(func(record *containerRecord) { record.Phase = containerRunning }); err != nil {
 			return err
 		}
 		return r.adoptOrphan(ctx, c)
+	case status == "created" && found:
+		err = r.runtimeStart(ctx, c)
+		if err == nil {
+			return r.readopt(ctx, c, process)
+		}
+		r.Logger.Warn("finishing a start", "container", c.id, "error", err)
 	}
-	if process.PIDFD != nil {
-		process.PIDFD.Close()
+	if err := r.deleteExternal(ctx, c); err != nil {
+		return err
 	}
-	cause := errors.New("the daemon ended while the container was being started")
-	if err != nil && !errdefs.IsNotFound(err) {
-		cause = errors.Join(cause, err)
+	if found {
+		return r.readopt(ctx, c, process) // killed by now: its exit is on the way
 	}
-	return errors.Join(r.deleteExternal(ctx, c), r.recordNotStarted(ctx, c, cause))
+	return r.forgetStart(c)
 }
 
 // removeConsoles removes the sockets that a killed daemon has left.

@@ -20,6 +20,8 @@ const (
 type flight struct {
 	done chan struct{}
 	err  error // set before done is closed
+	// undoes tells that the flight takes away what an earlier one has left half-made: the request itself is to be admitted again after it.
+	undoes bool
 }
 
 // takeOff runs flow in a goroutine of its own. The flow keeps the values of ctx, but neither its deadline nor its cancellation.

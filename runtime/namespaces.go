@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/runtime/ocispec"
+	"github.com/shimd/shimd/runtime/request"
 )
 
 // A sandbox's namespaces are pinned by bind mounts of nsfs below its state directory, so that they live without a process.
@@ -24,6 +25,21 @@ var namespaceKinds = []struct {
 	{unix.CLONE_NEWIPC, "ipc"},
 	{unix.CLONE_NEWUTS, "uts"},
 	{unix.CLONE_NEWPID, "pid"},
+}
+
+// namespaceFlags are the namespaces that a sandbox has of its own, but for a PID namespace, which its pause process holds.
+func namespaceFlags(cfg request.Sandbox) int {
+	flags := 0
+	if ownNetwork(cfg) {
+		flags |= unix.CLONE_NEWNET | unix.CLONE_NEWUTS
+	}
+	if ownIPC(cfg) {
+		flags |= unix.CLONE_NEWIPC
+	}
+	if cfg.Namespaces.User != nil {
+		flags |= unix.CLONE_NEWUSER
+	}
+	return flags
 }
 
 // onThrowawayThread runs f on an operating system thread that ends with it: whatever f does to the thread's namespaces harms nobody.
@@ -80,6 +96,24 @@ func pinNamespaces(dir string, flags int, source string) error {
 		file.Close()
 		if err := unix.Mount(filepath.Join(source, kind.name), target, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("pinning the %s namespace at %s: %w", kind.name, target, err)
+		}
+	}
+	return nil
+}
+
+// checkPinned tells what is no longer there of the namespaces that were pinned in dir.
+func checkPinned(dir string, flags int) error {
+	for _, kind := range namespaceKinds {
+		if flags&kind.flag == 0 {
+			continue
+		}
+		var stat unix.Statfs_t
+		path := filepath.Join(dir, kind.name)
+		if err := unix.Statfs(path, &stat); err != nil {
+			return fmt.Errorf("the %s namespace is gone: %s: %w", kind.name, path, err)
+		}
+		if stat.Type != unix.NSFS_MAGIC {
+			return fmt.Errorf("the %s namespace is gone: nothing is mounted at %s: %w", kind.name, path, errdefs.ErrNotFound)
 		}
 	}
 	return nil

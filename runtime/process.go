@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,16 @@ func identify(pid int) (processIdentity, error) {
 		return processIdentity{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 	}
 	return processIdentity{PID: pid, StartTime: ticks}, nil
+}
+
+// startedAt is when the process was made, to a hundredth of a second.
+func (p processIdentity) startedAt() time.Time {
+	const tick = time.Second / 100 // USER_HZ, which is 100 on all architectures that matter
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil || p.StartTime == 0 {
+		return time.Now()
+	}
+	return time.Now().Add(time.Duration(p.StartTime)*tick - time.Duration(now.Nano()))
 }
 
 // openProcess opens the process if it is still there and the same. The descriptor is of a zombie too.

@@ -24,9 +24,10 @@ const recordFile = "record.json"
 // sandboxPhase is where a sandbox stands in its life.
 //
 //	making --> ready --> stopping --> stopped --> (removed)
-//	   \__________________^
+//	   \____________________________________________^
 //
-// A daemon that finds "making" or "stopping" after a crash tears the sandbox down as Stop does.
+// "making" lasts until it is ready or undone whole: no client was ever told of it, and the same request makes it anew. A daemon that finds
+// "making" or "stopping" after a crash finishes the teardown.
 type sandboxPhase string
 
 const (
@@ -55,9 +56,10 @@ type sandboxRecord struct {
 // containerPhase is where a container stands in its life.
 //
 //	making --> created --> starting --> running --> exited --> (removed)
-//	                  \_________________________________^
+//	                  \________/  \___________________^
 //
-// "making" after a crash is removed: the client's retry makes it anew. "starting" is settled by asking the keeper.
+// "making" after a crash is removed: the client's retry makes it anew. "starting" is settled by asking the keeper: a start that has not come
+// to a process is forgotten, and the client's retry starts it.
 type containerPhase string
 
 const (
@@ -106,6 +108,7 @@ func writeRecord(dir string, record any) error {
 	}
 	name := filepath.Join(dir, recordFile)
 	if err := os.WriteFile(name+".new", data, 0o600); err != nil {
+		_ = os.Remove(name + ".new") // torn, and it takes room where there is none
 		return fmt.Errorf("writing a record (is the state directory's file system full?): %w", err)
 	}
 	if err := os.Rename(name+".new", name); err != nil {

@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/keeper"
 )
 
@@ -32,7 +32,8 @@ func (r *Runtime) Recover(ctx context.Context) error {
 	if err := r.forgetOtherBoots(); err != nil {
 		return err
 	}
-	if err := r.readAll(); err != nil {
+	strays, err := r.readAll()
+	if err != nil {
 		return fmt.Errorf("reading the records: %w", err)
 	}
 	processes, err := r.keeper.List(ctx)
@@ -54,9 +55,9 @@ func (r *Runtime) Recover(ctx context.Context) error {
 		}
 	}
 	r.settleStrangers(ctx, processes)
-	err = r.removeLeftovers(ctx)
+	r.removeLeftovers(ctx, strays)
 	r.takeEarlyExits()
-	return err
+	return nil
 }
 
 // takeEarlyExits takes what the keeper told while the records were read.
@@ -91,17 +92,20 @@ func (r *Runtime) forgetOtherBoots() error {
 	return os.WriteFile(stamp, boot, 0o600)
 }
 
-func (r *Runtime) readAll() error {
+// readAll reads the records. It answers the cgroups of containers whose records are no use.
+func (r *Runtime) readAll() (strays []cgroups.Path, err error) {
 	unreadable := func(kind string) func(string, error) {
 		return func(name string, err error) {
-			if errors.Is(err, fs.ErrNotExist) { // made, but nothing was announced yet
-				_ = os.Remove(filepath.Join(r.State, kind, name))
-				return
+			if kind == "containers" {
+				// Nothing says whose it was: it can only be below the cgroup of a pod that is there.
+				for _, s := range r.sandboxes {
+					strays = append(strays, r.Cgroups.ContainerPath(s.record.Cgroup, name))
+				}
 			}
 			r.setAside(kind, name, err)
 		}
 	}
-	err := readRecords(filepath.Join(r.State, "sandboxes"), func(name string, record sandboxRecord) {
+	err = readRecords(filepath.Join(r.State, "sandboxes"), func(name string, record sandboxRecord) {
 		if string(record.ID) != name {
 			unreadable("sandboxes")(name, fmt.Errorf("it is the record of %q", record.ID))
 			return
@@ -111,11 +115,14 @@ func (r *Runtime) readAll() error {
 		r.byMetadata[metadataKey(record.Config.Metadata)] = s
 	}, unreadable("sandboxes"))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return readRecords(filepath.Join(r.State, "containers"), func(name string, record containerRecord) {
+	err = readRecords(filepath.Join(r.State, "containers"), func(name string, record containerRecord) {
 		s := r.sandboxes[record.Sandbox]
 		if string(record.ID) != name || s == nil {
+			if record.Cgroup != "" {
+				strays = append(strays, record.Cgroup)
+			}
 			unreadable("containers")(name, fmt.Errorf("it is of container %q in sandbox %q, which is not there", record.ID, record.Sandbox))
 			return
 		}
@@ -124,15 +131,23 @@ func (r *Runtime) readAll() error {
 		s.containers[c.id] = c
 		s.byName[record.Config.Metadata] = c
 	}, unreadable("containers"))
+	return strays, err
 }
 
 // setAside moves a record that can't be read out of the way, whole, for somebody to look at. What it stood for is removed as a leftover.
+// A directory without a record was made by a daemon that ended before it announced anything, or after it had taken all away: it goes.
 func (r *Runtime) setAside(kind, name string, cause error) {
 	dir := filepath.Join(r.State, kind, name)
-	for _, mounted := range []string{"net", "ipc", "uts", "pid", "user", "shm", "proc"} {
-		_ = unmount(filepath.Join(dir, mounted))
+	if err := errors.Join(unpinNamespaces(dir), unmount(filepath.Join(dir, "shm")), unmount(filepath.Join(dir, "proc"))); err != nil {
+		r.Logger.Error("unmounting what a record that can't be read has left", "error", err)
 	}
 	_ = detachBundle(dir)
+	if errors.Is(cause, fs.ErrNotExist) {
+		if err := os.RemoveAll(dir); err != nil {
+			r.Logger.Error("removing a directory without a record", "directory", dir, "error", err)
+		}
+		return
+	}
 	aside := filepath.Join(r.State, "set-aside")
 	err := os.MkdirAll(aside, 0o700)
 	if err == nil {
@@ -143,21 +158,20 @@ func (r *Runtime) setAside(kind, name string, cause error) {
 
 // recoverContainer settles one container.
 func (r *Runtime) recoverContainer(ctx context.Context, c *container, known map[string]keeper.Process) error {
-	switch c.record.Phase {
-	case containerMaking:
+	process, found := known[string(c.id)]
+	if c.record.Phase == containerMaking {
 		return r.removeContainer(ctx, c)
-	case containerExited:
-		close(c.exited)
-		r.acknowledge(string(c.id))
-		return nil
 	}
 	if cgroup, err := r.Cgroups.Open(c.record.Cgroup); err == nil {
 		c.cgroup = cgroup
 	} else if !errdefs.IsNotFound(err) {
 		r.Logger.Warn("opening a container's cgroup", "container", c.id, "error", err)
 	}
-	process, found := known[string(c.id)]
 	switch {
+	case c.record.Phase == containerExited:
+		c.pidfd = process.PIDFD
+		r.settleExited(ctx, c, process)
+		return nil
 	case found && process.Exit != nil:
 		c.record.Phase = containerRunning // so that it is recorded as ended
 		r.recordExit(c, *process.Exit)
@@ -168,8 +182,44 @@ func (r *Runtime) recoverContainer(ctx context.Context, c *container, known map[
 		return r.readopt(ctx, c, process)
 	case c.record.Phase == containerCreated:
 		return nil
+	case c.record.Phase == containerStarting:
+		return r.forgetStart(c)
 	}
 	return r.adoptOrphan(ctx, c)
+}
+
+// settleExited finishes what the daemon had no time for after it had recorded an exit, or a start that failed.
+func (r *Runtime) settleExited(ctx context.Context, c *container, process keeper.Process) {
+	if process.PIDFD != nil {
+		if err := r.signal(ctx, c, unix.SIGKILL); err != nil {
+			r.Logger.Warn("killing a container whose start failed", "container", c.id, "error", err)
+		}
+	}
+	if process.Exit != nil {
+		r.acknowledge(string(c.id))
+	}
+	r.releaseProcesses(c)
+	c.release()
+	close(c.exited)
+}
+
+// forgetStart settles a start that the daemon had no time to finish and of which the keeper knows nothing: the container can be started.
+// If there is something in its cgroup, the keeper was killed too and could not tell: then it has run, and how it ended is not known.
+func (r *Runtime) forgetStart(c *container) error {
+	if c.cgroup != nil {
+		left, err := c.cgroup.Procs()
+		if err != nil {
+			return fmt.Errorf("looking for what was started: %w", err)
+		}
+		if len(left) > 0 {
+			c.mu.Lock()
+			r.killLeftBehind(c)
+			c.mu.Unlock()
+			r.recordExit(c, keeper.Exit{ID: string(c.id), Unknown: true, ExitedAt: time.Now()})
+			return nil
+		}
+	}
+	return c.update(func(record *containerRecord) { record.Phase = containerCreated })
 }
 
 // readopt takes up a container that its keeper still has.
@@ -183,7 +233,7 @@ func (r *Runtime) readopt(ctx context.Context, c *container, process keeper.Proc
 		record.Phase = containerRunning
 		record.Process = identity
 		if record.StartedAt.IsZero() {
-			record.StartedAt = time.Now()
+			record.StartedAt = identity.startedAt()
 		}
 	})
 }
@@ -221,7 +271,7 @@ func (r *Runtime) OnRestart(ctx context.Context) {
 		return // Recover gives it all
 	}
 	r.Logger.Warn("the keeper has ended and was started again: giving it the containers that run")
-	r.failExecs()
+	r.adoptExecs(ctx)
 	for _, c := range r.allContainers() {
 		if c.snapshot().Phase != containerRunning {
 			continue
@@ -244,7 +294,8 @@ func (r *Runtime) adoptPause(ctx context.Context, s *sandbox) error {
 	}
 	pidfd, err := openProcess(pause)
 	if err != nil {
-		return nil // it has ended
+		r.background.Go(func() { r.pauseEnded(s) })
+		return nil
 	}
 	defer pidfd.Close()
 	return r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: s.pauseID(), PIDFD: pidfd})
@@ -258,6 +309,10 @@ func (r *Runtime) recoverSandbox(ctx context.Context, s *sandbox, known map[stri
 	case sandboxStopping:
 		return r.stopSandbox(ctx, s)
 	case sandboxReady:
+		if err := checkPinned(s.dir, namespaceFlags(s.record.Config)); err != nil {
+			r.Logger.Error("a pod that was ready can't go on: stopping it", "sandbox", s.id, "error", err)
+			return r.stopSandbox(ctx, s)
+		}
 		if _, found := known[s.pauseID()]; !found {
 			return r.adoptPause(ctx, s)
 		}
@@ -271,11 +326,11 @@ func (r *Runtime) settleStrangers(ctx context.Context, processes []keeper.Proces
 		if _, ok := r.containers[ContainerID(process.ID)]; ok {
 			continue
 		}
-		if pause, ok := strings.CutPrefix(process.ID, "pause-"); ok && r.sandboxes[SandboxID(pause)] != nil {
-			continue
-		}
 		if process.PIDFD != nil {
 			process.PIDFD.Close()
+		}
+		if r.sandboxOfPause(process.ID) != nil {
+			continue // its exit, if it has ended, is told anyway
 		}
 		if process.Exit != nil {
 			r.acknowledge(process.ID)
@@ -287,13 +342,17 @@ func (r *Runtime) settleStrangers(ctx context.Context, processes []keeper.Proces
 	}
 }
 
-// removeLeftovers removes what belongs to no record: root file systems, cgroups, addresses and files.
-func (r *Runtime) removeLeftovers(ctx context.Context) error {
+// removeLeftovers removes what belongs to no record: root file systems, cgroups, addresses and files. What can't be removed is reported: the
+// daemon starts all the same, and tries again at its next start.
+func (r *Runtime) removeLeftovers(ctx context.Context, strays []cgroups.Path) {
 	live := make([]string, 0, len(r.sandboxes))
 	for id := range r.sandboxes {
 		live = append(live, string(id))
 	}
 	errs := []error{r.Network.Reconcile(ctx, live)}
+	for _, path := range strays { // before the root file systems, which their processes may hold
+		errs = append(errs, r.Cgroups.Remove(ctx, path))
+	}
 	rootfses, err := r.Images.Containers(ctx)
 	errs = append(errs, err)
 	for _, key := range rootfses {
@@ -316,7 +375,6 @@ func (r *Runtime) removeLeftovers(ctx context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		r.Logger.Error("removing what an earlier daemon has left", "error", err)
 	}
-	return nil
 }
 
 func removeChildren(dir string) error {

@@ -78,7 +78,7 @@ type Runtime struct {
 	containers map[ContainerID]*container
 
 	execMu    sync.Mutex
-	execs     map[string]*execSession // by their name to the keeper
+	execs     map[string]*awaited // processes that are not containers, by their name to the keeper
 	recovered bool
 	early     []keeper.Exit // told before the records were read
 
@@ -114,7 +114,7 @@ func New(options Options) (*Runtime, error) {
 		sandboxes:  make(map[SandboxID]*sandbox),
 		byMetadata: make(map[string]*sandbox),
 		containers: make(map[ContainerID]*container),
-		execs:      make(map[string]*execSession),
+		execs:      make(map[string]*awaited),
 		stopping:   make(chan struct{}),
 	}, nil
 }

@@ -3,6 +3,7 @@ package runtime
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"github.com/shimd/shimd/cgroups"
@@ -48,10 +49,9 @@ func (s *sandbox) snapshot() sandboxRecord {
 // update changes the record, in memory and then on disk.
 func (s *sandbox) update(change func(*sandboxRecord)) error {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	change(&s.record)
-	record := s.record
-	s.mu.Unlock()
-	return writeRecord(s.dir, record)
+	return writeRecord(s.dir, s.record)
 }
 
 // members lists the sandbox's containers.
@@ -77,7 +77,20 @@ func (s *sandbox) shmPath() string { return filepath.Join(s.dir, "shm") }
 func (s *sandbox) procPath() string { return filepath.Join(s.dir, "proc") }
 
 // pauseID names to the keeper the process that holds the sandbox's PID namespace.
-func (s *sandbox) pauseID() string { return "pause-" + string(s.id) }
+func (s *sandbox) pauseID() string { return pausePrefix + string(s.id) }
+
+const pausePrefix = "pause-"
+
+// sandboxOfPause finds the sandbox whose pauseID it is; nil when there is none.
+func (r *Runtime) sandboxOfPause(id string) *sandbox {
+	sandboxID, ok := strings.CutPrefix(id, pausePrefix)
+	if !ok {
+		return nil
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.sandboxes[SandboxID(sandboxID)]
+}
 
 func ownNetwork(cfg request.Sandbox) bool { return cfg.Namespaces.Network != request.NamespaceNode }
 

@@ -18,6 +18,8 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, id SandboxID) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, teardownTimeout)
+	defer cancel()
 	s.op.Lock()
 	defer s.op.Unlock()
 	if err := r.stopSandbox(ctx, s); err != nil {

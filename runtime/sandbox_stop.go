@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/containerd/errdefs"
@@ -21,6 +22,8 @@ func (r *Runtime) StopSandbox(ctx context.Context, id SandboxID) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, teardownTimeout)
+	defer cancel()
 	s.op.Lock()
 	defer s.op.Unlock()
 	return r.stopSandbox(ctx, s)
@@ -36,18 +39,22 @@ func (r *Runtime) StopSandbox(ctx context.Context, id SandboxID) error {
 //  6. remove the pod's cgroup, if it is the runtime's own
 //  7. record it stopped
 //
-// All steps run even if one fails; only then is it recorded as stopped.
+// All steps run even if one fails; only when none has is it recorded as stopped. A sandbox that was never ready stays "making" until it is removed.
+//
+// A record that can't be written keeps nobody from stopping a pod, which may be what frees the state directory: every step is idempotent, and
+// Recover finds by the namespaces that a sandbox which is recorded as ready is not.
 func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
 	record := s.snapshot()
 	if record.Phase == sandboxStopped {
 		return nil
 	}
-	wasReady := record.Phase == sandboxReady
-	if _, err := os.Stat(s.dir); err != nil {
-		return nil // failed before its first record: nothing was made
-	}
-	if err := s.update(func(record *sandboxRecord) { record.Phase = sandboxStopping }); err != nil {
-		return fmt.Errorf("stopping sandbox %s: %w", s.id, err)
+	undoing := record.Phase == sandboxMaking
+	if undoing {
+		if _, err := os.Stat(s.dir); errors.Is(err, fs.ErrNotExist) {
+			return nil // failed before its first record: nothing was made
+		}
+	} else {
+		r.recordPhase(s, sandboxStopping)
 	}
 	steps := []struct {
 		name string
@@ -68,13 +75,35 @@ func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stopping sandbox %s (ask again to finish): %w", s.id, err)
 	}
-	if err := s.update(func(record *sandboxRecord) { record.Phase = sandboxStopped }); err != nil {
-		return fmt.Errorf("stopping sandbox %s: %w", s.id, err)
+	if undoing {
+		return nil
 	}
-	if wasReady {
-		r.announce(EventStopped, s, nil)
-	}
+	r.recordPhase(s, sandboxStopped)
+	r.announce(EventStopped, s, nil)
 	return nil
+}
+
+// recordPhase notes how far a stop is.
+func (r *Runtime) recordPhase(s *sandbox, phase sandboxPhase) {
+	if err := s.update(func(record *sandboxRecord) { record.Phase = phase }); err != nil {
+		r.Logger.Warn("a sandbox's state stands in memory alone", "sandbox", s.id, "state", phase, "error", err)
+	}
+}
+
+// pauseEnded is told that a process which held a shared PID namespace has ended. The pod's containers ended with it and no other can be
+// started there, so unless it was a stop that ended it the sandbox is stopped: its client makes another.
+func (r *Runtime) pauseEnded(s *sandbox) {
+	ctx, cancel := teardown(context.Background())
+	defer cancel()
+	s.op.Lock()
+	defer s.op.Unlock()
+	if s.snapshot().Phase != sandboxReady {
+		return
+	}
+	r.Logger.Error("the process that holds a pod's PID namespace has ended: stopping the pod", "sandbox", s.id)
+	if err := r.stopSandbox(ctx, s); err != nil {
+		r.Logger.Error("stopping a pod whose PID namespace is gone", "sandbox", s.id, "error", err)
+	}
 }
 
 // killMembers ends all containers at once, without a grace period.

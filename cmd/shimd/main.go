@@ -41,7 +41,7 @@ func main() {
 		}
 		fmt.Fprintf(os.Stderr, "shimd: %v\n", err)
 		stop()
-		os.Exit(1) //nolint:gocritic // stop has been called
+		os.Exit(1) // stop has been called
 	}
 }
 

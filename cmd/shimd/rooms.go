@@ -2,12 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -51,7 +56,7 @@ func openRooms(ctx context.Context, cfg config.Config, log *slog.Logger, observe
 		return nil, err
 	}
 	if r.cgroups, err = cgroups.New(ctx, cgroups.Options{
-		Driver: cfg.Cgroup.Driver, Parent: cfg.Cgroup.Parent, Logger: log.With("room", "cgroups"),
+		Driver: cfg.Cgroup.Driver, Parent: cgroupParent(cfg), Logger: log.With("room", "cgroups"),
 	}); err != nil {
 		return nil, err
 	}
@@ -84,11 +89,11 @@ func openRooms(ctx context.Context, cfg config.Config, log *slog.Logger, observe
 // close lets the parts go, the last opened first. Pods live on.
 func (r *rooms) close() error {
 	var errs []error
+	if r.keeper != nil { // first: it tells the runtime of exits
+		errs = append(errs, r.keeper.Close())
+	}
 	if r.runtime != nil {
 		errs = append(errs, r.runtime.Close())
-	}
-	if r.keeper != nil {
-		errs = append(errs, r.keeper.Close())
 	}
 	if r.cgroups != nil {
 		errs = append(errs, r.cgroups.Close())
@@ -153,6 +158,19 @@ func probeHost(ctx context.Context, log *slog.Logger) (ocispec.Host, error) {
 	return host, nil
 }
 
+// defaultState is the state directory of the machine's only shimd, as it usually is.
+const defaultState = "/run/shimd"
+
+// cgroupParent is the group of the pods that are this daemon's own. Daemons that run side by side must not share one: each removes at its start what is in its
+// own and in none of its records.
+func cgroupParent(cfg config.Config) string {
+	if cfg.Cgroup.Parent != "" || cfg.State == defaultState {
+		return cfg.Cgroup.Parent
+	}
+	sum := sha256.Sum256([]byte(cfg.State))
+	return "shimd_" + hex.EncodeToString(sum[:4])
+}
+
 // keeperBinary finds shimd-keeper beside this program.
 func keeperBinary() (string, error) {
 	self, err := os.Executable()
@@ -171,18 +189,29 @@ func failpoints(configured []string) func(step string) error {
 	if len(configured) == 0 {
 		return nil
 	}
-	actions := make(map[string]string, len(configured))
+	type action struct {
+		exit bool
+		left atomic.Int64 // how often it still fails
+	}
+	actions := make(map[string]*action, len(configured))
 	for _, failpoint := range configured {
-		step, action, _ := strings.Cut(failpoint, "=")
-		actions[step] = action
+		step, what, _ := strings.Cut(failpoint, "=")
+		a := &action{exit: what == "exit"}
+		a.left.Store(math.MaxInt64)
+		if _, times, ok := strings.Cut(what, ":"); ok {
+			n, _ := strconv.ParseInt(times, 10, 64) // checked with the configuration
+			a.left.Store(n)
+		}
+		actions[step] = a
 	}
 	return func(step string) error {
-		switch actions[step] {
-		case "exit":
-			return unix.Kill(os.Getpid(), unix.SIGKILL)
-		case "error":
-			return fmt.Errorf("failpoint %s: %w", step, errdefs.ErrInternal)
+		a := actions[step]
+		switch {
+		case a == nil || a.left.Add(-1) < 0:
+			return nil
+		case a.exit:
+			return errors.Join(unix.Kill(os.Getpid(), unix.SIGKILL), errdefs.ErrInternal)
 		}
-		return nil
+		return fmt.Errorf("failpoint %s: %w", step, errdefs.ErrInternal)
 	}
 }

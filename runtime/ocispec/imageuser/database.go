@@ -26,7 +26,7 @@ func openInRoot(root *os.File, name string) (*os.File, error) {
 	var fd int
 	var err error
 	for range 64 { // EAGAIN: something was renamed meanwhile
-		if fd, err = unix.Openat2(int(root.Fd()), name, &how); err != unix.EAGAIN && err != unix.EINTR {
+		if fd, err = unix.Openat2(int(root.Fd()), name, &how); !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}

@@ -21,6 +21,9 @@ import (
 // version is set when the program is built.
 var version = "devel"
 
+// defaultConfig is read when no --config is given.
+const defaultConfig = "/etc/shimd/config.toml"
+
 const usage = `shimd runs pods for Kubernetes.
 
 Usage:
@@ -80,7 +83,7 @@ func configure(args []string, out io.Writer) (*config.Config, error) {
 		fmt.Fprint(out, usage)
 		flags.PrintDefaults()
 	}
-	file := flags.String("config", "", "configuration `file` (TOML)")
+	file := flags.String("config", "", "configuration `file`, TOML (default "+defaultConfig+", if it is there)")
 	showVersion := flags.Bool("version", false, "print the version and end")
 	root := flags.String("root", "", "`directory` of images and writable layers, on disk (default /var/lib/shimd)")
 	state := flags.String("state", "", "`directory` of records and sockets, best on tmpfs (default /run/shimd)")
@@ -95,6 +98,11 @@ func configure(args []string, out io.Writer) (*config.Config, error) {
 	if *showVersion {
 		_, err := fmt.Fprintf(out, "shimd %s\n", version)
 		return nil, err
+	}
+	if *file == "" {
+		if _, err := os.Stat(defaultConfig); err == nil {
+			*file = defaultConfig
+		}
 	}
 	cfg, err := config.Load(*file)
 	if err != nil {

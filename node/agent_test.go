@@ -293,8 +293,10 @@ func TestLostSandboxIsReplaced(t *testing.T) {
 	for _, s := range b.cri.sandboxes {
 		s.state = 1
 	}
+	for _, c := range b.cri.containers {
+		b.cri.exit(c, 137)
+	}
 	b.cri.mu.Unlock()
-	b.cri.end("main", 137)
 	b.until("in a new sandbox", func(s status.Node) bool { return running("web")(s) && s.Pods[0].Containers[0].Restarts == 1 })
 	if n := b.cri.called("RunPodSandbox"); n != 2 {
 		t.Errorf("%d sandboxes were run", n)

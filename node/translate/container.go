@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -65,7 +66,9 @@ func Container(node Node, pod *corev1.Pod, c *corev1.Container, run Run) (*criv1
 		config.Envs = append(config.Envs, &criv1.KeyValue{Key: variable.name, Value: []byte(variable.value)})
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
-		number, ok := criv1.Signal_value[string(*c.Lifecycle.StopSignal)]
+		// CRI spells SIGRTMIN+1 as SIGNAL_SIGRTMINPLUS1.
+		name := strings.NewReplacer("+", "PLUS", "-", "MINUS").Replace(string(*c.Lifecycle.StopSignal))
+		number, ok := criv1.Signal_value["SIGNAL_"+name]
 		if !ok {
 			return nil, fmt.Errorf("container %s: lifecycle.stopSignal %q is not a signal: %w", c.Name, *c.Lifecycle.StopSignal, errdefs.ErrInvalidArgument)
 		}

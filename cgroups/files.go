@@ -112,7 +112,8 @@ func (w write) do(dir string) error {
 
 // explain adds to a refused write what the kernel means by its error.
 func explain(w write, dir string, err error) error {
-	why, kind := "", error(nil)
+	var why string
+	var kind error
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		if _, statErr := readFile(dir + "/cgroup.procs"); errors.Is(statErr, fs.ErrNotExist) {

@@ -67,7 +67,7 @@ func (p *plan) refuseUnsupported(res *specs.LinuxResources) {
 		}
 	}
 	if m := res.Memory; m != nil {
-		refuse(m.Kernel != nil && *m.Kernel > 0, "memory.kernel")
+		refuse(m.Kernel != nil && *m.Kernel > 0, "memory.kernel") //nolint:staticcheck // deprecated, and refused
 		refuse(m.KernelTCP != nil && *m.KernelTCP > 0, "memory.kernelTCP")
 	}
 	if b := res.BlockIO; b != nil {

@@ -26,13 +26,22 @@ type budget struct {
 
 // newBudget takes a quarter of what the process may open: sockets and pipes need the rest.
 func newBudget() *budget {
-	b := &budget{buffers: sync.Pool{New: func() any { buf := make([]byte, 8192); return &buf }}}
+	b := &budget{}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		limit.Cur = 1024
 	}
 	b.left.Store(int64(min(limit.Cur/4, 1<<20)))
 	return b
+}
+
+// buffer takes a buffer out of the pool.
+func (b *budget) buffer() *[]byte {
+	if buf, ok := b.buffers.Get().(*[]byte); ok {
+		return buf
+	}
+	buf := make([]byte, 8192)
+	return &buf
 }
 
 // take asks for one descriptor more.
@@ -68,7 +77,7 @@ func newStatFiles(files []statFile, place func(string) string, b *budget) *statF
 	return f
 }
 
-func (f *statFiles) begin() { f.buf = f.budget.buffers.Get().(*[]byte) }
+func (f *statFiles) begin() { f.buf = f.budget.buffer() }
 func (f *statFiles) end()   { f.budget.buffers.Put(f.buf); f.buf = nil }
 
 // read answers the content of a file, valid until the next read; nil when this kernel doesn't have it.

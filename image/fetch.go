@@ -231,7 +231,7 @@ func (s *Store) unpack(ctx context.Context, r io.Reader, src layer.Source) (*fet
 		if err != nil {
 			return registry.Local(err)
 		}
-		defer dir.Close() //nolint:errcheck // opened for reading
+		defer dir.Close()
 		if f.result, err = layer.Unpack(ctx, dir, r, src); err != nil {
 			if errdefs.IsResourceExhausted(err) {
 				return registry.Local(err)
@@ -287,7 +287,7 @@ func (p *layerPull) finish(ctx context.Context, i int, f *fetched) error {
 	if err != nil {
 		return err
 	}
-	defer own.Close() //nolint:errcheck // opened for reading
+	defer own.Close()
 	more, err := f.result.Deferred.Resolve(own, parents)
 	if err != nil {
 		return err

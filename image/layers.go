@@ -133,7 +133,7 @@ func (s *Store) removeTrash() error {
 	if err != nil {
 		return err
 	}
-	defer trash.Close() //nolint:errcheck // opened for reading
+	defer trash.Close()
 	names, err := trash.Readdirnames(-1)
 	failures := []error{err}
 	for _, name := range names {

@@ -177,7 +177,7 @@ func readBounded(file string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // opened for reading
+	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, registry.MaxMetadata+1))
 	if err == nil && len(content) > registry.MaxMetadata {
 		err = fmt.Errorf("%s is larger than %d bytes: %w", file, registry.MaxMetadata, errdefs.ErrDataLoss)

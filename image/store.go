@@ -63,7 +63,7 @@ type Store struct {
 	slots    chan struct{}
 	tmpCount atomic.Uint64
 
-	background context.Context //nolint:containedctx // the store's own life
+	background context.Context // the store's own life
 	stop       context.CancelFunc
 	working    sync.WaitGroup
 	trashWake  chan struct{}

@@ -60,7 +60,7 @@ func (s *Store) RootfsUsage(ctx context.Context, container string) (bytes, inode
 	if err != nil {
 		return 0, 0, fmt.Errorf("measuring the writable layer of %s: %w", container, err)
 	}
-	defer upper.Close() //nolint:errcheck // opened for reading
+	defer upper.Close()
 	if bytes, inodes, err = layer.Measure(ctx, upper); err != nil {
 		return 0, 0, fmt.Errorf("measuring the writable layer of %s: %w", container, err)
 	}

@@ -81,7 +81,7 @@ func (u *unpacker) makeFile(parent int, base string, hdr *tar.Header, content io
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // the data is synced by the store
+	defer unix.Close(fd)
 	n, err := u.copyTo(fd, content)
 	u.bytes += n
 	if err != nil {

@@ -83,7 +83,7 @@ func (u *unpacker) adoptDirectory(below lowers, name string) error {
 	if err != nil || source == nil {
 		return err
 	}
-	defer source.Close() //nolint:errcheck // opened for reading
+	defer source.Close()
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
 		return nil
 	}
@@ -94,7 +94,7 @@ func (u *unpacker) adoptDirectory(below lowers, name string) error {
 		}
 		return err
 	}
-	defer unix.Close(fd) //nolint:errcheck // opened for reading
+	defer unix.Close(fd)
 	return copyMetadata(fd, source, st)
 }
 
@@ -136,7 +136,7 @@ func (u *unpacker) copyUp(below lowers, targetDir int, base, target string) erro
 	if source == nil {
 		return fmt.Errorf("a hard link to %.200q, which neither this layer nor one below has: %w", target, errdefs.ErrInvalidArgument)
 	}
-	defer source.Close() //nolint:errcheck // opened for reading
+	defer source.Close()
 	u.entries++
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -164,13 +164,13 @@ func (u *unpacker) copyFile(source *os.File, st *unix.Stat_t, targetDir int, bas
 	if err != nil {
 		return err
 	}
-	defer readable.Close() //nolint:errcheck // opened for reading
+	defer readable.Close()
 	fd, err := unix.Openat(targetDir, base, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return err
 	}
 	to := os.NewFile(uintptr(fd), base)
-	defer to.Close() //nolint:errcheck // the data is synced by the store
+	defer to.Close()
 	n, err := io.Copy(to, readable)
 	u.bytes += n
 	if err != nil {

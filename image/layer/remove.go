@@ -29,7 +29,7 @@ func RemoveTree(ctx context.Context, dir *os.File, name string) error {
 }
 
 type remover struct {
-	ctx   context.Context //nolint:containedctx // it lives as long as one removal
+	ctx   context.Context // it lives as long as one removal
 	top   int
 	name  string
 	count int
@@ -64,7 +64,7 @@ func (r *remover) remove(parent int, base string, depth int) error {
 		return err
 	}
 	dir := os.NewFile(uintptr(fd), base)
-	defer dir.Close() //nolint:errcheck // opened for reading
+	defer dir.Close()
 	for {
 		// A few at a time: a directory may have millions.
 		names, err := dir.Readdirnames(1024)

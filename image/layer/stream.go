@@ -253,6 +253,6 @@ func (a *aheadReader) Read(p []byte) (int, error) {
 // stop ends the goroutine and returns when it no longer reads.
 func (a *aheadReader) stop() {
 	close(a.quit)
-	for range a.chunks { //nolint:revive // drained so that the goroutine can end
+	for range a.chunks { // drained so that the goroutine can end
 	}
 }

@@ -61,7 +61,7 @@ func takesParameter(name, value string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("opening overlayfs (is the kernel module there?): %w", err)
 	}
-	defer unix.Close(fs) //nolint:errcheck // a probe
+	defer unix.Close(fs)
 	err = unix.FsconfigSetString(fs, name, value)
 	if err != nil && !errors.Is(err, unix.EINVAL) {
 		return false, fmt.Errorf("probing overlayfs for %q: %w", name, err)
@@ -93,7 +93,7 @@ func (m *Mounter) Mount(spec Spec) (*os.File, error) {
 			if err != nil {
 				return err
 			}
-			defer tree.Close() //nolint:errcheck // a mount is not written to
+			defer tree.Close()
 			// Overlayfs takes layers only from mounts that are in the caller's namespace (detached ones from 6.15 on).
 			if err := unix.MoveMount(int(tree.Fd()), "", unix.AT_FDCWD, m.place, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 				return fmt.Errorf("attaching the idmapped mount: %w", err)
@@ -151,7 +151,7 @@ func mountNew(spec Spec, base string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening overlayfs: %w", err)
 	}
-	defer unix.Close(fs) //nolint:errcheck // a configuration
+	defer unix.Close(fs)
 	var held []*os.File
 	defer func() {
 		for _, f := range held {

@@ -46,7 +46,7 @@ func idmapped(spec Spec) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer userns.Close() //nolint:errcheck // a namespace is not written to
+	defer userns.Close()
 	fd, err := unix.OpenTree(unix.AT_FDCWD, spec.Root, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("cloning the mount of %s: %w", spec.Root, err)

@@ -14,7 +14,7 @@ import (
 // mount is closed, and not to be used again: where the kernel cannot clone from a detached mount, it has to be attached for that, in a namespace that ends.
 // ErrNotFound, ErrInvalidArgument for what leads through something that is no directory.
 func (m *Mounter) Sub(mount *os.File, path string) (*os.File, error) {
-	defer mount.Close() //nolint:errcheck // a mount is not written to
+	defer mount.Close()
 	fd, err := -1, error(unix.EAGAIN)
 	// EAGAIN: a rename anywhere on the machine raced with a "..".
 	for tries := 0; tries < 100 && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)); tries++ {
@@ -32,7 +32,7 @@ func (m *Mounter) Sub(mount *os.File, path string) (*os.File, error) {
 		return nil, err
 	}
 	target := os.NewFile(uintptr(fd), path)
-	defer target.Close() //nolint:errcheck // a path
+	defer target.Close()
 	return m.clone(mount, target)
 }
 

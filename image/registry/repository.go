@@ -368,7 +368,7 @@ func closeNow(resp *http.Response) { _ = resp.Body.Close() }
 
 // stallReader ends a transfer that brings nothing for too long. The time between reads, when the disk is the slow side, does not count.
 type stallReader struct {
-	ctx    context.Context //nolint:containedctx // it lives as long as one request
+	ctx    context.Context // it lives as long as one request
 	cancel context.CancelCauseFunc
 	body   io.ReadCloser
 	limit  time.Duration

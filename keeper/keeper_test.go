@@ -218,14 +218,14 @@ func TestDaemonComesBack(t *testing.T) {
 // The keeper is killed: containers live, their output waits in the FIFOs, and exits are known from the pidfd (Linux 6.15).
 func TestKeeperKilled(t *testing.T) {
 	n := newNode(t)
-	go_ := filepath.Join(t.TempDir(), "go")
-	c := n.start("survivor", `echo before; while [ ! -e `+go_+` ]; do sleep 0.02; done; echo meanwhile; printf partial; while [ ! -e `+go_+`2 ]; do sleep 0.02; done; echo " after"; exit 33`, settings{})
+	release := filepath.Join(t.TempDir(), "go")
+	c := n.start("survivor", `echo before; while [ ! -e `+release+` ]; do sleep 0.02; done; echo meanwhile; printf partial; while [ ! -e `+release+`2 ]; do sleep 0.02; done; echo " after"; exit 33`, settings{})
 	eventually(t, "the first line is logged", func() bool { return content(readLog(t, c.logPath), "stdout") == "before\n" })
 	pid := n.client.PID()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(go_, nil, 0o600); err != nil {
+	if err := os.WriteFile(release, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -248,7 +248,7 @@ func TestKeeperKilled(t *testing.T) {
 		t.Fatalf("List: %+v, %v; the process is %d", all, err, c.started.PID)
 	}
 	closeAll(all[0].PIDFD)
-	if err := os.WriteFile(go_+"2", nil, 0o600); err != nil {
+	if err := os.WriteFile(release+"2", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	x := n.exit("survivor")

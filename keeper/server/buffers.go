@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -90,4 +91,4 @@ func readSome(fd int, buf []byte) (int, error) {
 	}
 }
 
-func wouldBlock(err error) bool { return err == unix.EAGAIN }
+func wouldBlock(err error) bool { return errors.Is(err, unix.EAGAIN) }

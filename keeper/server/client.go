@@ -37,7 +37,7 @@ func (s *Server) talk(conn *wire.Conn) {
 	c := &client{server: s, conn: conn, cancels: map[uint32]context.CancelFunc{}}
 	err := c.receive()
 	_ = conn.Close()
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
 		s.opts.Log.Printf("connection ended: %v", err)
 	}
 	c.cancelAll()
@@ -45,6 +45,7 @@ func (s *Server) talk(conn *wire.Conn) {
 	s.disconnected(c)
 }
 
+// receive takes messages until the connection ends; its error says by what.
 func (c *client) receive() error {
 	if err := c.conn.PeerIsRoot(); err != nil {
 		return err

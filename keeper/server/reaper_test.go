@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"syscall"
 	"testing"
 
@@ -42,10 +43,10 @@ func TestReaper(t *testing.T) {
 	}
 	r.release()
 	r.orphans()
-	if _, err := waitid(unix.P_PID, unknown, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != unix.ECHILD {
+	if _, err := waitid(unix.P_PID, unknown, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); !errors.Is(err, unix.ECHILD) {
 		t.Errorf("an orphan stays: %v", err)
 	}
-	if _, _, err := r.wait(unknown, unknownFD); err != unix.ECHILD {
+	if _, _, err := r.wait(unknown, unknownFD); !errors.Is(err, unix.ECHILD) {
 		t.Errorf("waiting for what was reaped: %v", err)
 	}
 	if st, ok := exitInfo(unknownFD); ok && st.code != 3 {

@@ -163,12 +163,12 @@ func (s *Server) accept() {
 		fd := -1
 		if rerr := raw.Read(func(l uintptr) bool {
 			fd, _, err = unix.Accept4(int(l), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-			return err != unix.EAGAIN
+			return !errors.Is(err, unix.EAGAIN)
 		}); rerr != nil {
 			return // the listener was closed
 		}
 		if err != nil {
-			if err != unix.EINTR && err != unix.ECONNABORTED {
+			if !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ECONNABORTED) {
 				s.opts.Log.Printf("accepting a connection: %v", err)
 				pause()
 			}

@@ -158,7 +158,7 @@ func (p *Program) attachRoot(c *containerPlan, lean slot) {
 
 func (p *Program) attachMounts(c *containerPlan, made map[int]slot) {
 	for i, m := range c.mounts {
-		source := arg{}
+		var source arg
 		if m.filesystem != nil {
 			source = p.value(made[i+1])
 		} else {
@@ -175,7 +175,7 @@ func (p *Program) attachMounts(c *containerPlan, made map[int]slot) {
 }
 
 func (p *Program) attachAt(purpose string, source arg, at place, made map[int]slot) {
-	target := arg{}
+	var target arg
 	switch {
 	case at.fd != 0:
 		target = p.fd(at.fd)
@@ -199,7 +199,7 @@ func (p *Program) sysctls(c *containerPlan, made map[int]slot) {
 		if m.destination != "/proc" || len(names) == 0 {
 			continue
 		}
-		proc := arg{}
+		var proc arg
 		if m.filesystem != nil {
 			proc = p.value(made[i+1])
 		} else {

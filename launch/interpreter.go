@@ -191,7 +191,7 @@ func executableFile(dir string, text, data []byte) (*os.File, error) {
 		return nil, fmt.Errorf("making a file for a launch program (vm.memfd_noexec forbids a memory file): %w", err)
 	}
 	defer os.Remove(w.Name()) //nolint:errcheck // it is opened by then, or of no use
-	defer w.Close()           //nolint:errcheck // written by pwrite, no buffer
+	defer w.Close()
 	if err := errors.Join(writeImage(int(w.Fd()), text, data), w.Chmod(0o500)); err != nil {
 		return nil, err
 	}

@@ -44,10 +44,10 @@ func (l *Launch) Describe(op, errno int) error {
 	o := &l.Program.ops[op]
 	cause := errnoOf(errno)
 	kind, hint := error(errdefs.ErrInternal), " ("+o.call.String()+")"
-	switch {
-	case o.role == roleExec:
+	switch o.role {
+	case roleExec:
 		kind, hint = errdefs.ErrInvalidArgument, l.execHint(cause)
-	case o.role == roleWorkingDir:
+	case roleWorkingDir:
 		kind, hint = errdefs.ErrInvalidArgument, l.directoryHint(cause)
 	}
 	return fmt.Errorf("%s: %s: %w%s: %w", l.what, o.purpose, cause, hint, kind)

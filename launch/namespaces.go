@@ -58,7 +58,7 @@ func makeMountNamespace(dir string, visible bool) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close() //nolint:errcheck // a mount that is attached by then
+	defer root.Close()
 	at := int(root.Fd())
 	if err := unix.Mknodat(at, leanNull, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))); err != nil {
 		return nil, fmt.Errorf("making a null device: %w", err)
@@ -94,7 +94,7 @@ func becomeRoot(root *os.File, dir string, visible bool) error {
 	if err != nil {
 		return fmt.Errorf("opening %s: %w", dir, err)
 	}
-	defer unix.Close(target) //nolint:errcheck // O_PATH
+	defer unix.Close(target)
 	const toEmptyPath = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
 	if err := unix.MoveMount(int(root.Fd()), "", target, "", toEmptyPath); err != nil {
 		return fmt.Errorf("mounting its root: %w", err)
@@ -159,12 +159,12 @@ func HoldNamespaces(flags uintptr, uids, gids []specs.LinuxIDMapping, tmp string
 	if err != nil {
 		return nil, err
 	}
-	defer exe.Close() //nolint:errcheck // only read
+	defer exe.Close()
 	r, w, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("making a pipe: %w", err)
 	}
-	defer r.Close() //nolint:errcheck // nothing is written
+	defer r.Close()
 	attr := &syscall.ProcAttr{
 		Files: []uintptr{r.Fd()},
 		Sys: &syscall.SysProcAttr{

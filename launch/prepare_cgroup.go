@@ -71,7 +71,7 @@ func controllerLinks(tree *mounts.Tree, destination, name string) error {
 	if err != nil {
 		return err
 	}
-	defer at.File.Close() //nolint:errcheck // O_PATH
+	defer at.File.Close()
 	for _, c := range controllers {
 		if err := unix.Symlinkat(name, int(at.File.Fd()), c); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("linking controller %s: %w", c, err)

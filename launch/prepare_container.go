@@ -217,7 +217,7 @@ func isFilesystem(f *os.File, magic int64) error {
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return err
 	}
-	if int64(st.Type) != magic {
+	if st.Type != magic {
 		return fmt.Errorf("file system type %#x, want %#x: %w", st.Type, magic, errdefs.ErrFailedPrecondition)
 	}
 	return nil
@@ -233,7 +233,7 @@ func lastCapability(proc *os.File) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading the kernel's last capability: %w", err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // only read
+	defer unix.Close(fd)
 	buf := make([]byte, 16)
 	n, err := unix.Read(fd, buf)
 	if err != nil {

@@ -199,7 +199,7 @@ func (b *execBuilder) terminal() error {
 	if err != nil {
 		return fmt.Errorf("opening the container's root: %w", err)
 	}
-	defer unix.Close(root) //nolint:errcheck // O_PATH
+	defer unix.Close(root)
 	// Opening a device has effects; the directory is checked first, and the device opened relative to it.
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS}
 	pts, err := unix.Openat2(root, "dev/pts", &how)
@@ -207,7 +207,7 @@ func (b *execBuilder) terminal() error {
 		return fmt.Errorf("opening the container's /dev/pts: %w", err)
 	}
 	dir := os.NewFile(uintptr(pts), "/dev/pts")
-	defer dir.Close() //nolint:errcheck // O_PATH
+	defer dir.Close()
 	if err := isFilesystem(dir, unix.DEVPTS_SUPER_MAGIC); err != nil {
 		return fmt.Errorf("the container's /dev/pts: %w", err)
 	}

@@ -25,7 +25,7 @@ func PinProc(pidNS *os.File, target, tmp string) error {
 	if err != nil {
 		return fmt.Errorf("pinning proc: %w", err)
 	}
-	defer dir.Close() //nolint:errcheck // only read
+	defer dir.Close()
 	proc, err := newProc(pidNS, procAttributes)
 	if errors.Is(err, errdefs.ErrNotImplemented) {
 		return pinProcByChild(pidNS, dir, tmp)
@@ -33,7 +33,7 @@ func PinProc(pidNS *os.File, target, tmp string) error {
 	if err != nil {
 		return fmt.Errorf("pinning proc: %w", err)
 	}
-	defer proc.Close() //nolint:errcheck // a mount that is attached by then
+	defer proc.Close()
 	if err := unix.MoveMount(int(proc.Fd()), "", int(dir.Fd()), "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
 		return fmt.Errorf("pinning proc at %s: %w", target, err)
 	}
@@ -66,7 +66,7 @@ func pinProcByChild(pidNS, target *os.File, tmp string) error {
 		return err
 	}
 	l.Files, l.owned = fds.files, append(fds.owned, l.Executable)
-	defer l.Close() //nolint:errcheck // only read
+	defer l.Close()
 	done := make(chan error)
 	go func() {
 		goruntime.LockOSThread() // and never unlocked: the thread's children are born in another PID namespace
@@ -85,7 +85,7 @@ func (l *Launch) runHere() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", l.what, err)
 	}
-	defer r.Close() //nolint:errcheck // only read
+	defer r.Close()
 	l.Files[ReportFD] = w
 	highest := 0
 	files := make([]uintptr, len(l.Files))
@@ -139,7 +139,7 @@ func newProc(pidNS *os.File, attributes uint64) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening proc: %w", err)
 	}
-	defer unix.Close(fs) //nolint:errcheck // a context
+	defer unix.Close(fs)
 	switch err := unix.FsconfigSetFd(fs, "pidns", int(pidNS.Fd())); {
 	case errors.Is(err, unix.EINVAL):
 		return nil, fmt.Errorf("mounting proc for a PID namespace: %w", errdefs.ErrNotImplemented)
@@ -190,7 +190,7 @@ func procIn(pid int) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer ns.Close() //nolint:errcheck // only read
+	defer ns.Close()
 	if err := unix.Unshare(unix.CLONE_FS); err != nil {
 		return nil, err
 	}

@@ -184,7 +184,7 @@ func (p *Program) write(purpose string, fd arg, content string) *op {
 }
 
 // errnoOf makes the kernel's number an error.
-func errnoOf(n int) syscall.Errno { return syscall.Errno(n) } //nolint:gosec // a kernel errno is small and positive
+func errnoOf(n int) syscall.Errno { return syscall.Errno(n) } // a kernel errno is small and positive
 
 // reparent clones the process; the child goes on as a sibling with the same parent, which learns of it by the report.
 func (p *Program) reparent(purpose string) *op {

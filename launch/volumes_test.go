@@ -48,7 +48,7 @@ func TestVolumePropagation(t *testing.T) {
 			if err := unix.Mount("tmpfs", later, "tmpfs", 0, "size=64k"); err != nil {
 				t.Fatal(err)
 			}
-			defer unix.Unmount(later, unix.MNT_DETACH)
+			defer func() { _ = unix.Unmount(later, unix.MNT_DETACH) }()
 			process := *spec.Process
 			process.Args = []string{"grep", "-c", "/vol/later", "/proc/self/mountinfo"}
 			res := runExec(t, ExecInput{Process: &process, PID: pid, PIDFD: pidfd, Spec: spec})

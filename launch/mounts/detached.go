@@ -42,7 +42,7 @@ func New(fstype string, parameters []string, attrs uint64) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening file system %s: %w", fstype, err)
 	}
-	defer unix.Close(fs) //nolint:errcheck // a context, nothing is lost
+	defer unix.Close(fs)
 	for _, p := range parameters {
 		if key, value, ok := strings.Cut(p, "="); ok {
 			err = unix.FsconfigSetString(fs, key, value)

@@ -205,7 +205,7 @@ func (w *walk) down(name string, directory bool) (link string, err error) {
 		return "", err
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
-		defer unix.Close(fd) //nolint:errcheck // O_PATH
+		defer unix.Close(fd)
 		if w.links++; w.links > maxSymlinks {
 			return "", unix.ELOOP
 		}

@@ -10,12 +10,16 @@ import (
 	"github.com/shimd/shimd/network/attachment"
 )
 
-// Request asks to attach one sandbox, Result is what it got. They are defined where both backends can see them.
+// What both backends see is defined below them, in attachment.
 type (
-	Request     = attachment.Request
-	PortMapping = attachment.PortMapping // a sandbox's port that is published on the host
-	DNS         = attachment.DNS
-	Result      = attachment.Result
+	// Request asks to attach one sandbox.
+	Request = attachment.Request
+	// PortMapping is a sandbox's port that is published on the host.
+	PortMapping = attachment.PortMapping
+	// DNS is the pod's resolver configuration, for the CNI capability "dns".
+	DNS = attachment.DNS
+	// Result is what a sandbox got.
+	Result = attachment.Result
 )
 
 // Network attaches sandboxes. All methods may run at the same time for different sandboxes; for one sandbox the caller

@@ -101,7 +101,7 @@ func parse(data []byte, isList bool) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return libcni.ConfListFromConf(conf)
+	return libcni.ConfListFromConf(conf) //nolint:staticcheck // deprecated, and still what files of one plugin need
 }
 
 // check refuses what libcni would only refuse when a plugin is run. A plugin's name is looked up in the plugin directories; one that

@@ -198,7 +198,7 @@ func (s *Socket) receive(f func(syscall.NetlinkMessage)) error {
 		s.buf = make([]byte, 32<<10) // the kernel's largest dump part
 	}
 	n, from, err := unix.Recvfrom(s.fd, s.buf, 0)
-	for err == unix.EINTR {
+	for errors.Is(err, unix.EINTR) {
 		n, from, err = unix.Recvfrom(s.fd, s.buf, 0)
 	}
 	if err != nil {

@@ -1,9 +1,9 @@
 package seccomp
 
 import (
-	"container/list"
 	"crypto/sha256"
 	"encoding/binary"
+	"slices"
 	"sync"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -15,43 +15,43 @@ type Cache struct {
 	size    int
 
 	mu      sync.Mutex
-	entries map[[32]byte]*list.Element // of *cached
-	recent  *list.List                 // the last used first
+	filters map[fingerprint]*Filter
+	recent  []fingerprint // the last used last; short enough to be searched
 }
 
-type cached struct {
-	key    [32]byte
-	filter *Filter
-}
+// fingerprint is a hash of all that Compile looks at in a profile.
+type fingerprint [sha256.Size]byte
 
 // NewCache makes a cache of that many filters for that machine.
 func NewCache(machine Machine, size int) *Cache {
-	return &Cache{machine: machine, size: size, entries: map[[32]byte]*list.Element{}, recent: list.New()}
+	return &Cache{machine: machine, size: size, filters: map[fingerprint]*Filter{}}
 }
 
 // Compile is the function Compile with memory. The filter is shared and must not be changed.
 func (c *Cache) Compile(profile *specs.LinuxSeccomp) (*Filter, error) {
-	key := fingerprint(profile)
+	key := fingerprintOf(profile)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.entries[key]; e != nil {
-		c.recent.MoveToFront(e)
-		return e.Value.(*cached).filter, nil
+	if filter := c.filters[key]; filter != nil {
+		at := slices.Index(c.recent, key)
+		c.recent = append(slices.Delete(c.recent, at, at+1), key)
+		return filter, nil
 	}
 	filter, err := Compile(profile, c.machine)
 	if err != nil {
 		return nil, err
 	}
-	c.entries[key] = c.recent.PushFront(&cached{key, filter})
-	if c.recent.Len() > c.size {
-		oldest := c.recent.Remove(c.recent.Back()).(*cached)
-		delete(c.entries, oldest.key)
+	c.filters[key] = filter
+	c.recent = append(c.recent, key)
+	if len(c.recent) > c.size {
+		delete(c.filters, c.recent[0])
+		c.recent = slices.Delete(c.recent, 0, 1)
 	}
 	return filter, nil
 }
 
-// fingerprint hashes all that Compile looks at. Every string and list has its length before it, so that different profiles never read the same.
-func fingerprint(p *specs.LinuxSeccomp) [32]byte {
+// fingerprintOf hashes a profile. Every string and list has its length before it, so that different profiles never read the same.
+func fingerprintOf(p *specs.LinuxSeccomp) fingerprint {
 	b := make([]byte, 0, 16384)
 	number := func(n uint64) { b = binary.AppendUvarint(b, n) }
 	text := func(s string) { number(uint64(len(s))); b = append(b, s...) }

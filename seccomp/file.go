@@ -41,7 +41,7 @@ func Load(root, name string) (*Profile, error) {
 func readProfile(file string) ([]byte, error) {
 	info, err := os.Stat(file)
 	if os.IsNotExist(err) {
-		return nil, fmt.Errorf("%v: %w", err, errdefs.ErrNotFound)
+		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotFound)
 	}
 	if err != nil {
 		return nil, err

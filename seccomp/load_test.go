@@ -64,7 +64,7 @@ func loadAndTry() error {
 		{"call 2000", 2000, 0, 0, unix.ENOSYS},
 	} {
 		if _, _, errno := unix.RawSyscall(c.nr, c.a0, c.a1, 0); errno != c.want {
-			return fmt.Errorf("%s: %v, want %v", c.name, errno, c.want)
+			return fmt.Errorf("%s: %w, want %v", c.name, errno, c.want) //nolint:errorlint // what was wanted is not an error that happened
 		}
 	}
 	return nil

@@ -34,7 +34,7 @@ func Default() *Profile { return &Profile{source: moby.DefaultProfile()} }
 func Parse(data []byte) (*Profile, error) {
 	var source moby.Seccomp
 	if err := json.Unmarshal(data, &source); err != nil {
-		return nil, fmt.Errorf("parsing the seccomp profile: %v: %w", err, errdefs.ErrInvalidArgument)
+		return nil, fmt.Errorf("parsing the seccomp profile: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	if source.DefaultAction == "" {
 		// Taken as "no seccomp" elsewhere; a file that was named and says nothing is a mistake (CVE-2023-2431).
@@ -44,7 +44,7 @@ func Parse(data []byte) (*Profile, error) {
 		return nil, fmt.Errorf("parsing the seccomp profile: architectures and archMap exclude each other: %w", errdefs.ErrInvalidArgument)
 	}
 	for _, call := range source.Syscalls {
-		if call == nil || (call.Name != "" && len(call.Names) != 0) {
+		if call == nil || (call.Name != "" && len(call.Names) != 0) { //nolint:staticcheck // deprecated, and still in old profiles
 			return nil, fmt.Errorf("parsing the seccomp profile: a rule of syscalls needs either name or names: %w", errdefs.ErrInvalidArgument)
 		}
 	}
@@ -73,8 +73,8 @@ func (p *Profile) Resolve(t Target) (*specs.LinuxSeccomp, error) {
 			continue
 		}
 		rule := call.LinuxSyscall
-		if call.Name != "" {
-			rule.Names = []string{call.Name}
+		if call.Name != "" { //nolint:staticcheck // deprecated, and still in old profiles
+			rule.Names = []string{call.Name} //nolint:staticcheck // as above
 		}
 		out.Syscalls = append(out.Syscalls, rule)
 	}

@@ -55,12 +55,19 @@ func read(file string) ([]call, error) {
 			continue
 		}
 		for _, s := range group.Specs {
-			value := s.(*ast.ValueSpec)
+			value, ok := s.(*ast.ValueSpec)
+			if !ok || len(value.Names) != 1 || len(value.Values) != 1 {
+				return nil, fmt.Errorf("%s: a group of constants of another form than NAME = NUMBER", file)
+			}
 			name := strings.TrimPrefix(value.Names[0].Name, "SYS_")
 			if name == "SYSCALL_MASK" || name == "OABI_SYSCALL_BASE" { // masks, not calls
 				continue
 			}
-			number, err := strconv.Atoi(value.Values[0].(*ast.BasicLit).Value)
+			literal, ok := value.Values[0].(*ast.BasicLit)
+			if !ok {
+				return nil, fmt.Errorf("%s: %s is not a number", file, name)
+			}
+			number, err := strconv.Atoi(literal.Value)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %s: %w", file, name, err)
 			}

@@ -16,6 +16,7 @@ import (
 type layout struct {
 	version     int
 	hierarchies []hierarchy // v1 only
+	beside      string      // where v2 is mounted beside v1, with no limits of ours in it; "" where it is not
 }
 
 // hierarchy is one mounted v1 hierarchy; several controllers can share it ("cpu,cpuacct"), and named ones (systemd) have none.
@@ -50,6 +51,8 @@ func parseLayout(mountinfo []byte, root string) (layout, error) {
 		switch {
 		case super[0] == "cgroup2" && dir == filepath.Clean(root):
 			unified = true
+		case super[0] == "cgroup2" && filepath.Dir(dir) == filepath.Clean(root):
+			l.beside = dir
 		case super[0] == "cgroup" && filepath.Dir(dir) == filepath.Clean(root):
 			l.addV1(dir, strings.Split(super[2], ","))
 		}

@@ -20,6 +20,7 @@ import (
 // treeV1 is the hierarchies of cgroup v1. A cgroup is a directory of the same path in each of them.
 type treeV1 struct {
 	hierarchies []hierarchy
+	beside      string            // a v2 tree, in which external OCI runtimes make cgroups of the same path
 	dirOf       map[string]string // by controller
 	descriptors *budget
 	pageSizes   []string
@@ -27,7 +28,7 @@ type treeV1 struct {
 }
 
 func newTreeV1(mounted layout) *treeV1 {
-	t := &treeV1{hierarchies: mounted.hierarchies, dirOf: map[string]string{}, descriptors: newBudget(), pageSizes: pageSizes()}
+	t := &treeV1{hierarchies: mounted.hierarchies, beside: mounted.beside, dirOf: map[string]string{}, descriptors: newBudget(), pageSizes: pageSizes()}
 	t.statFiles = filesV1(t.pageSizes)
 	for _, h := range t.hierarchies {
 		for _, c := range h.controllers {
@@ -172,6 +173,9 @@ func (t *treeV1) remove(ctx context.Context, path Path) error {
 			}
 		}
 		if busy == nil {
+			if t.beside != "" {
+				_ = removeTree(t.beside + string(path)) // what an external runtime has made and left: nothing depends on it
+			}
 			return nil
 		}
 		if err := t.killAll(path); err != nil {
@@ -187,6 +191,9 @@ func (t *treeV1) remove(ctx context.Context, path Path) error {
 func (t *treeV1) prune(path Path) {
 	for _, h := range t.hierarchies {
 		_ = unix.Rmdir(h.dir + string(path)) // what is in use stays, by intent
+	}
+	if t.beside != "" {
+		_ = unix.Rmdir(t.beside + string(path))
 	}
 }
 

@@ -81,6 +81,22 @@ func launch() {
 		os.Exit(0)
 	case "hang":
 		time.Sleep(time.Hour)
+	case "between": // as an exec into a cgroup: one in between makes the one that counts
+		next, err := unix.MemfdCreate("script", 0)
+		if err == nil {
+			_, err = unix.Pwrite(next, []byte("reparent "+strings.TrimPrefix(string(script), "between ")), 0)
+		}
+		pid := 0
+		if err == nil {
+			pid, err = syscall.ForkExec("/proc/self/exe", []string{"launch"},
+				&syscall.ProcAttr{Env: env, Files: []uintptr{0, 1, 2, 3, uintptr(next)}, Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT}})
+		}
+		if err != nil {
+			report(7, int(syscall.EAGAIN))
+			os.Exit(1)
+		}
+		report(-2, pid)
+		os.Exit(0)
 	case "reparent":
 		pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", strings.TrimPrefix(string(script), "reparent ")},
 			&syscall.ProcAttr{Env: env, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT}})

@@ -30,6 +30,7 @@ func TestStartAndExit(t *testing.T) {
 		"killed":        {script: "kill -9 $$", code: 137, signal: 9},
 		"terminated":    {script: "kill -15 $$", code: 143, signal: 15},
 		"reparented":    {script: "reparent exit 7", set: settings{reparents: true}, code: 7},
+		"in between":    {script: "between exit 8", set: settings{reparents: true}, code: 8},
 		"pid namespace": {script: `test $$ = 1 && exit 3`, set: settings{pidNamespace: true}, code: 3},
 	}
 	for name, test := range tests {

@@ -19,7 +19,7 @@ import (
 //	            ...  strings, structures and slots
 //
 //	op +0  uint32 system call number
-//	   +4  uint32 bits 0..5: argument is the address of a slot, take its value; bit 7: fork, bit 6: without a report
+//	   +4  uint32 bits 0..5: argument is the address of a slot, take its value; bit 7: fork, bit 6: of one in between
 //	   +8  uint32 offset of the slot for the result from dataAddress, or 0
 //	   +12 uint16 ops to skip on success, +14 uint16 ops to skip on an ignored error
 //	   +16 6 uint64 arguments
@@ -32,7 +32,7 @@ const (
 	opsOffset   = 16
 	opSize      = 72
 	forkBit     = 1 << 7
-	silentBit   = 1 << 6
+	betweenBit  = 1 << 6
 	maxIgnored  = 4
 )
 
@@ -94,8 +94,8 @@ func (p *Program) segment() ([]byte, error) {
 		if o.forks {
 			bits |= forkBit
 		}
-		if o.silent {
-			bits |= silentBit
+		if o.between {
+			bits |= betweenBit
 		}
 		le.PutUint32(at[4:], bits)
 		if o.result.number != 0 {

@@ -95,7 +95,8 @@ parent:
 	MOVL $-1, (R13)
 	XORL R14, R14
 	TESTL $64, R15
-	JNZ  leave
+	JZ   tell
+	MOVL $-2, (R13)
 
 tell:
 	MOVL AX, 4(R13)
@@ -104,8 +105,6 @@ tell:
 	MOVQ R13, SI
 	MOVL $8, DX
 	SYSCALL
-
-leave:
 	MOVL $231, AX // exit_group
 	MOVL R14, DI
 	SYSCALL

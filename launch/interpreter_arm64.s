@@ -83,9 +83,12 @@ report:
 
 parent:
 	MOVD $-1, R6
+	TBZ  $6, R22, counts
+	MOVD $-2, R6
+
+counts:
 	MOVW R6, (R20)
 	MOVD ZR, R21
-	TBNZ $6, R22, leave
 
 tell:
 	MOVW R0, 4(R20)
@@ -94,8 +97,6 @@ tell:
 	MOVD $8, R2
 	MOVD $64, R8 // write
 	SVC
-
-leave:
 	MOVD R21, R0
 	MOVD $94, R8 // exit_group
 	SVC

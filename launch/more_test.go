@@ -307,7 +307,7 @@ func TestExecIntoCgroupV2(t *testing.T) {
 			t.Errorf("%v: %s", res.err, res.output)
 		}
 	}
-	// The processes in between are nobody's: the keeper reaps them as orphans.
+	// The processes in between are the keeper's to reap: the report names them.
 	for {
 		if other, err := syscall.Wait4(-1, nil, syscall.WNOHANG, nil); err != nil || other <= 0 {
 			break

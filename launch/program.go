@@ -33,7 +33,7 @@ type op struct {
 	fold                 string       // the text of a run of like ops, printed once
 	onSuccess, onIgnored uint16       // how many ops to skip
 	forks                bool         // the parent reports the child and exits
-	silent               bool         // it only exits
+	between              bool         // the child is not the one that counts
 }
 
 // role says which op a failure belongs to where the sentence depends on it.
@@ -191,10 +191,10 @@ func (p *Program) reparent(purpose string) *op {
 	return p.clone(purpose, unix.CLONE_PARENT, "CLONE_PARENT", arg{})
 }
 
-// moveInto clones the process into a cgroup v2 directory. The child goes on, nobody is told: another will be the one that counts.
+// moveInto clones the process into a cgroup v2 directory. The child goes on, until another clone makes the one that counts.
 func (p *Program) moveInto(purpose string, cgroup arg) {
 	o := p.clone(purpose, unix.CLONE_PARENT|unix.CLONE_INTO_CGROUP, "CLONE_PARENT|CLONE_INTO_CGROUP, cgroup="+cgroup.text, cgroup)
-	o.silent = true
+	o.between = true
 }
 
 func (p *Program) clone(purpose string, flags uint64, text string, cgroup arg) *op {

@@ -11,16 +11,17 @@ import (
 // The report pipe. A launch program writes to descriptor 3, the end of a pipe that is close-on-exec by the time of the last execve. Records are 8 bytes,
 // little endian, written whole (a pipe never splits a write this small):
 //
-//	int32 op     index of the op that failed, or -1
-//	int32 value  its errno; with op -1 the pid of the process that goes on
+//	int32 op     index of the op that failed, or -1, or -2
+//	int32 value  its errno; with op -1 the pid of the process that goes on, with -2 that of one that makes it
 //
 // -1 comes from a program that reparents (Launch.Reparents): the process that counts is a sibling of the one that was started, with the
 // same parent, and the started one exits with 0 at once. The end of the file without a failure means that the execve was done:
 //
 //	EOF               running
 //	{-1, pid} EOF     running, as pid
+//	{-2, p} {-1, pid} EOF      the same, in either order; p was one in between (an exec into a cgroup v2) and has exited with 0 as well
 //	{n, errno} EOF    op n failed; the process exits with 127
-//	{-1, pid} {n, errno} EOF   as above, in the process pid
+//	{-1, pid} {n, errno} EOF   as above, in the process pid, which may be faster than its parent: in either order
 const (
 	// ReportFD is the program's descriptor for its report.
 	ReportFD = 3
@@ -29,6 +30,7 @@ const (
 
 	reportSize = 8
 	reparented = -1
+	inBetween  = -2
 )
 
 // Failure is an op that failed.
@@ -46,6 +48,7 @@ func (f *Failure) Error() string {
 // makes no sense; lengths and values are checked because by then the writer may be under a container's influence.
 func ReadReport(r io.Reader) (pid int, failed *Failure, err error) {
 	var record [reportSize]byte
+	between := false
 	for {
 		switch _, err := io.ReadFull(r, record[:]); {
 		case errors.Is(err, io.EOF):
@@ -55,10 +58,12 @@ func ReadReport(r io.Reader) (pid int, failed *Failure, err error) {
 		}
 		op, value := int32(binary.LittleEndian.Uint32(record[:])), int32(binary.LittleEndian.Uint32(record[4:]))
 		switch {
-		case failed != nil:
-			return pid, failed, fmt.Errorf("reading a launch program's report: a record {%d, %d} after the failure", op, value)
 		case op == reparented && pid == 0 && value > 0:
 			pid = int(value)
+		case op == inBetween && !between && value > 0:
+			between = true
+		case failed != nil:
+			return pid, failed, fmt.Errorf("reading a launch program's report: a record {%d, %d} after the failure", op, value)
 		case op >= 0 && value > 0:
 			failed = &Failure{Op: int(op), Errno: int(value)}
 		default:

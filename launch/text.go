@@ -51,8 +51,8 @@ func (p *Program) line(o *op) string {
 	b.WriteString(")")
 	if o.forks {
 		b.WriteString(", the child goes on")
-		if o.silent {
-			b.WriteString(", the parent is silent")
+		if o.between {
+			b.WriteString(" as one in between")
 		}
 	}
 	if o.onSuccess != 0 {

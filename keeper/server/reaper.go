@@ -44,6 +44,27 @@ func (r *reaper) add(pid int) {
 	r.mu.Unlock()
 }
 
+// claim makes a child known that a launch program names. It is false for what is no child, and for one that somebody waits for already: the program may be under
+// the influence of a container, and what it names is killed if the start fails.
+func (r *reaper) claim(pid int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, taken := r.known[pid]; taken {
+		return false
+	}
+	if _, err := waitid(unix.P_PID, pid, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != nil {
+		return false
+	}
+	r.known[pid] = struct{}{}
+	return true
+}
+
+func (r *reaper) disclaim(pid int) {
+	r.mu.Lock()
+	delete(r.known, pid)
+	r.mu.Unlock()
+}
+
 // wait collects a child of which a pidfd is held, and forgets it. done is false as long as it runs; err ECHILD for one that is no child.
 func (r *reaper) wait(pid, pidfd int) (st status, done bool, err error) {
 	r.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,7 +31,12 @@ func TestReaper(t *testing.T) {
 	r := newReaper()
 	r.armed = true // no timer in this test
 	known, knownFD := endedChild(t)
-	r.add(known)
+	if !r.claim(known) {
+		t.Error("a child cannot be claimed")
+	}
+	if r.claim(known) || r.claim(1) {
+		t.Error("what is another's, or no child, can be claimed")
+	}
 	r.orphans()
 	if st, done, err := r.wait(known, knownFD); err != nil || !done || st.code != 3 {
 		t.Errorf("a known child: %+v, %v, %v", st, done, err)
@@ -53,5 +59,25 @@ func TestReaper(t *testing.T) {
 		t.Errorf("PIDFD_GET_INFO tells %+v", st)
 	} else if !ok {
 		t.Log("this kernel has no PIDFD_INFO_EXIT (6.15)")
+	}
+}
+
+// A process that only made the one that counts is collected at once, not when somebody looks for orphans.
+func TestBuryBetween(t *testing.T) {
+	s := &Server{reaper: newReaper()}
+	pid, _ := endedChild(t)
+	if err := s.buryBetween("exec", pid); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := waitid(unix.P_PID, pid, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); errors.Is(err, unix.ECHILD) {
+			break
+		}
+		pause()
+	}
+	other, _ := endedChild(t)
+	s.reaper.add(other)
+	if err := s.buryBetween("exec", other); !errdefs.IsInternal(err) {
+		t.Errorf("another's process: %v", err)
 	}
 }

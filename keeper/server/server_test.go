@@ -24,28 +24,31 @@ func TestReadReport(t *testing.T) {
 	join := func(records ...[]byte) []byte { return bytes.Join(records, nil) }
 	tests := map[string]struct {
 		report []byte
-		pid    int
+		said   report
 		op     int // of the launch error; -1: another error; -2: none
 	}{
 		"success":        {report: nil, op: -2},
-		"reparented":     {report: record(-1, 77), pid: 77, op: -2},
+		"reparented":     {report: record(-1, 77), said: report{pid: 77}, op: -2},
 		"failed":         {report: record(3, 13), op: 3},
 		"failed at 0":    {report: record(0, 1), op: 0},
-		"failed later":   {report: join(record(-1, 77), record(9, 2)), pid: 77, op: 9},
+		"failed later":   {report: join(record(-1, 77), record(9, 2)), said: report{pid: 77}, op: 9},
 		"first counts":   {report: join(record(9, 2), record(8, 1)), op: 9},
 		"torn":           {report: record(3, 13)[:5], op: -1},
-		"two pids":       {report: join(record(-1, 77), record(-1, 78)), pid: 77, op: -1},
+		"one in between": {report: join(record(-2, 76), record(-1, 77)), said: report{pid: 77, between: 76}, op: -2},
+		"late":           {report: join(record(-1, 77), record(-2, 76)), said: report{pid: 77, between: 76}, op: -2},
+		"two pids":       {report: join(record(-1, 77), record(-1, 78)), op: -1},
+		"two in between": {report: join(record(-2, 77), record(-2, 78)), op: -1},
 		"negative pid":   {report: record(-1, -5), op: -1},
-		"unknown record": {report: record(-2, 1), op: -1},
+		"unknown record": {report: record(-3, 1), op: -1},
 		"endless":        {report: bytes.Repeat(record(1, 1), 1000), op: -1},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			pid, err := readReport(bytes.NewReader(test.report))
+			said, err := readReport(bytes.NewReader(test.report))
 			var launch *launchError
 			switch {
-			case test.op == -2 && (err != nil || pid != test.pid):
-				t.Errorf("pid %d, %v", pid, err)
+			case test.op == -2 && (err != nil || said != test.said):
+				t.Errorf("%+v, %v", said, err)
 			case test.op == -1 && (err == nil || errors.As(err, &launch)):
 				t.Errorf("error %v", err)
 			case test.op >= 0 && (!errors.As(err, &launch) || launch.op != test.op):

@@ -90,12 +90,12 @@ func (s *Server) launch(ctx context.Context, p *process, r *startRequest) (err e
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return fmt.Errorf("making the report pipe of %q: %w", r.id, err)
 	}
-	report, err := nonblocking(pipe[0], "report pipe")
+	pipeEnd, err := nonblocking(pipe[0], "report pipe")
 	if err != nil {
 		_ = unix.Close(pipe[1])
 		return err
 	}
-	defer func() { _ = report.Close() }()
+	defer func() { _ = pipeEnd.Close() }()
 	pid, pidfd, err := s.fork(r, pipe[1])
 	_ = unix.Close(pipe[1])
 	r.close() // the child has them: a pipe must end when the child's copy is closed, not ours
@@ -106,9 +106,12 @@ func (s *Server) launch(ctx context.Context, p *process, r *startRequest) (err e
 	if err != nil {
 		return err
 	}
-	result, err := await(ctx, report, child)
-	if r.reparents && (err == nil || result > 0) {
-		second, rerr := s.reparented(r.id, child, result)
+	said, err := await(ctx, pipeEnd, child)
+	if r.reparents && said.between > 0 {
+		err = errors.Join(err, s.buryBetween(r.id, said.between))
+	}
+	if r.reparents && (err == nil || said.pid > 0) {
+		second, rerr := s.reparented(r.id, child, said.pid)
 		child, err = second, errors.Join(err, rerr)
 	}
 	if err != nil {
@@ -182,16 +185,34 @@ func (s *Server) reparented(id string, first child, pid int) (child, error) {
 	if pid <= 0 {
 		return first, fmt.Errorf("launch program of %q ended without naming the process it made: %w", id, errdefs.ErrInternal)
 	}
-	// Believe no number: it must be a child of ours.
-	if _, err := waitid(unix.P_PID, pid, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT); err != nil {
-		return first, fmt.Errorf("launch program of %q named process %d, which is no child of the keeper: %w", id, pid, errdefs.ErrInternal)
-	}
-	second, err := s.newChild(pid, -1)
+	second, err := s.claim(id, pid)
 	if err != nil {
 		return first, err
 	}
 	go s.bury(first)
 	return second, nil
+}
+
+// buryBetween collects a process that has made the one that counts, at once: or each exec probe would leave a zombie until somebody looks for orphans.
+func (s *Server) buryBetween(id string, pid int) error {
+	between, err := s.claim(id, pid)
+	if err != nil {
+		return err
+	}
+	go s.bury(between)
+	return nil
+}
+
+// claim takes a process that a launch program names. No number is believed: it must be a child of ours, and nobody else's process.
+func (s *Server) claim(id string, pid int) (child, error) {
+	if !s.reaper.claim(pid) {
+		return child{}, fmt.Errorf("launch program of %q named process %d, which is no child of the keeper, or another's: %w", id, pid, errdefs.ErrInternal)
+	}
+	c, err := s.newChild(pid, -1)
+	if err != nil {
+		s.reaper.disclaim(pid)
+	}
+	return c, err
 }
 
 // bury kills a child and collects it.
@@ -211,14 +232,14 @@ func (s *Server) bury(c child) {
 
 // await reads the report: its end without a word is success, as the final execve closes it.
 // When the caller gives up the child is killed, which ends the report.
-func await(ctx context.Context, report *os.File, c child) (pid int, err error) {
+func await(ctx context.Context, pipe *os.File, c child) (said report, err error) {
 	stop := context.AfterFunc(ctx, func() {
 		_ = control(c.pidfd, func(fd int) { _ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) })
-		_ = report.SetReadDeadline(time.Now())
+		_ = pipe.SetReadDeadline(time.Now())
 	})
-	pid, err = readReport(report)
+	said, err = readReport(pipe)
 	if !stop() {
-		return pid, fmt.Errorf("start was given up: %w", errors.Join(ctx.Err(), err))
+		return said, fmt.Errorf("start was given up: %w", errors.Join(ctx.Err(), err))
 	}
-	return pid, err
+	return said, err
 }

@@ -100,8 +100,24 @@ func (w *worker) do(ctx, pull context.Context, action plan.Action, sandbox plan.
 	return fmt.Errorf("action %q: %w", action.Verb, errdefs.ErrNotImplemented)
 }
 
+// checkFeatures refuses what the runtime would silently ignore.
+func (w *worker) checkFeatures(ctx context.Context) error {
+	policy := w.pod.Spec.SecurityContext.SupplementalGroupsPolicy
+	if policy == nil || *policy != corev1.SupplementalGroupsPolicyStrict {
+		return nil
+	}
+	supported, err := w.client.SupplementalGroupsPolicy(ctx)
+	if err == nil && !supported {
+		err = fmt.Errorf("the container runtime does not support securityContext.supplementalGroupsPolicy Strict: %w", errdefs.ErrNotImplemented)
+	}
+	return err
+}
+
 // runSandbox: 1. stop those before it, which frees their network; 2. volumes and the log directory; 3. the sandbox.
 func (w *worker) runSandbox(ctx context.Context, action plan.Action) error {
+	if err := w.checkFeatures(ctx); err != nil {
+		return because("FailedCreatePodSandBox", err)
+	}
 	for _, id := range action.Replaces {
 		if err := w.client.StopSandbox(ctx, id); err != nil {
 			return because("SandboxChanged", err)

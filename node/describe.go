@@ -70,7 +70,7 @@ func ownAddress() string {
 		if err != nil {
 			continue
 		}
-		address := conn.LocalAddr().(*net.UDPAddr).IP.String() //nolint:errcheck,forcetypeassert // a UDP socket's
+		address := conn.LocalAddr().(*net.UDPAddr).IP.String() //nolint:errcheck // a UDP socket's
 		conn.Close()
 		return address
 	}

@@ -33,25 +33,13 @@ func code(err error) codes.Code {
 	return codes.Unknown
 }
 
-// Observe answers what the runtime has of one pod. Dead containers do not change, so those in known (by ID) are not asked for again.
+// Observe answers what the runtime has of one pod. Containers are asked for before sandboxes: of a sandbox that dies in between with its
+// containers, the other order would tell that it is ready and its container dead, and a start in it would be planned. Dead containers do not change, so those in known (by ID) are not asked for again.
 func (c *Client) Observe(ctx context.Context, uid string, known map[string]plan.Container) (plan.Observed, error) {
 	var seen plan.Observed
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	mine := map[string]string{translate.LabelPodUID: uid}
-	sandboxes, err := c.Runtime.ListPodSandbox(ctx, &criv1.ListPodSandboxRequest{Filter: &criv1.PodSandboxFilter{LabelSelector: mine}})
-	if err != nil {
-		return seen, fmt.Errorf("listing the sandboxes of pod %s: %w", uid, err)
-	}
-	for _, listed := range sandboxes.Items {
-		sandbox, err := c.sandbox(ctx, listed)
-		if IsNotFound(err) {
-			continue
-		} else if err != nil {
-			return seen, err
-		}
-		seen.Sandboxes = append(seen.Sandboxes, sandbox)
-	}
 	containers, err := c.Runtime.ListContainers(ctx, &criv1.ListContainersRequest{Filter: &criv1.ContainerFilter{LabelSelector: mine}})
 	if err != nil {
 		return seen, fmt.Errorf("listing the containers of pod %s: %w", uid, err)
@@ -68,6 +56,19 @@ func (c *Client) Observe(ctx context.Context, uid string, known map[string]plan.
 			return seen, err
 		}
 		seen.Containers = append(seen.Containers, container)
+	}
+	sandboxes, err := c.Runtime.ListPodSandbox(ctx, &criv1.ListPodSandboxRequest{Filter: &criv1.PodSandboxFilter{LabelSelector: mine}})
+	if err != nil {
+		return seen, fmt.Errorf("listing the sandboxes of pod %s: %w", uid, err)
+	}
+	for _, listed := range sandboxes.Items {
+		sandbox, err := c.sandbox(ctx, listed)
+		if IsNotFound(err) {
+			continue
+		} else if err != nil {
+			return seen, err
+		}
+		seen.Sandboxes = append(seen.Sandboxes, sandbox)
 	}
 	return seen, nil
 }

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -99,7 +100,7 @@ func (r *Runtime) signal(ctx context.Context, c *container, signal unix.Signal) 
 	if pidfd == nil {
 		err = r.keeper.Signal(ctx, string(c.id), int(signal))
 	}
-	if err == nil || err == unix.ESRCH || errdefs.IsNotFound(err) {
+	if err == nil || errors.Is(err, unix.ESRCH) || errdefs.IsNotFound(err) {
 		return nil
 	}
 	return fmt.Errorf("sending %s: %w", unix.SignalName(signal), err)

@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == "launch" {
 		launch()
 	}
+	if os.Getenv("KEEPER_TEST_BINARIES") != "" { // built elsewhere, for a machine without a compiler
+		os.Exit(m.Run())
+	}
 	directory, err := os.MkdirTemp("", "shimd-keeper-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -2,7 +2,6 @@ package tools
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -39,30 +38,23 @@ func BuildCRITools(ctx context.Context, root, pinned string) (CRITools, error) {
 	if err != nil {
 		return CRITools{}, err
 	}
-	cache, err := CacheDir()
-	if err != nil {
-		return CRITools{}, err
-	}
 	source, version, err := moduleSource(ctx, module)
 	if err != nil {
 		return CRITools{}, err
 	}
-	dir := filepath.Join(cache, "cri-tools-"+version+"-"+key)
-	built := CRITools{
+	dir, err := keep("cri-tools-"+version+"-"+key, func(draft string) error {
+		return buildCRITools(ctx, draft, module, source, version, pinned)
+	})
+	return CRITools{
 		Crictl: filepath.Join(dir, "crictl"), Critest: filepath.Join(dir, "critest"), Ginkgo: filepath.Join(dir, "ginkgo"), Version: version,
-	}
-	if _, err := os.Stat(dir); err == nil {
-		return built, nil // complete: it is renamed into place below
-	}
-	// Built beside and renamed, so that an interrupted build leaves nothing that looks whole, and two at once do not mix.
-	draft, err := os.MkdirTemp(cache, "building-")
-	if err != nil {
-		return CRITools{}, fmt.Errorf("making a directory to build in: %w", err)
-	}
-	defer os.RemoveAll(draft)
+	}, err
+}
+
+// buildCRITools builds into draft.
+func buildCRITools(ctx context.Context, draft, module, source, version, pinned string) error {
 	modFile, err := patchModule(draft, module, source, pinned)
 	if err != nil {
-		return CRITools{}, err
+		return err
 	}
 	stamp := "-X " + criToolsModule + "/pkg/version.Version=" + version
 	for _, b := range []Build{
@@ -72,36 +64,13 @@ func BuildCRITools(ctx context.Context, root, pinned string) (CRITools, error) {
 	} {
 		b.Dir, b.LDFlags, b.Out = module, stamp, filepath.Join(draft, b.Out)
 		if err := b.Run(ctx); err != nil {
-			return CRITools{}, err
+			return err
 		}
 	}
 	if err := os.RemoveAll(filepath.Join(draft, "source")); err != nil {
-		return CRITools{}, fmt.Errorf("removing the patched source: %w", err)
+		return fmt.Errorf("removing the patched source: %w", err)
 	}
-	if err := os.Rename(draft, dir); err != nil {
-		if _, statErr := os.Stat(dir); statErr != nil {
-			return CRITools{}, fmt.Errorf("keeping the built tools: %w", err)
-		} // else somebody else was faster with the same
-	}
-	return built, os.Chmod(dir, 0o755)
-}
-
-// cacheKey covers everything that the programs depend on.
-func cacheKey(ctx context.Context, module, pinned string) (string, error) {
-	sum := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum"} {
-		data, err := os.ReadFile(filepath.Join(module, name))
-		if err != nil {
-			return "", fmt.Errorf("reading what cri-tools is built from: %w", err)
-		}
-		sum.Write(data)
-	}
-	goVersion, err := exec.CommandContext(ctx, "go", "env", "GOVERSION", "GOARCH").Output()
-	if err != nil {
-		return "", fmt.Errorf("asking go for its version: %w", err)
-	}
-	fmt.Fprintf(sum, "%s %s", goVersion, pinned)
-	return fmt.Sprintf("%x", sum.Sum(nil)[:8]), nil
+	return nil
 }
 
 // moduleSource is where the module cache keeps cri-tools' source, and its version.

@@ -1,4 +1,4 @@
-// Package tools builds the programs that the tests run: shimd's own, those of the test images, and crictl, critest and ginkgo.
+// Package tools builds the programs that the tests run: shimd's own, those of the test images, crictl, critest and ginkgo, and the kubelet.
 //
 // It runs the go command and keeps what is slow to build in a cache outside the tree. It knows nothing of images or running daemons.
 package tools
@@ -36,19 +36,6 @@ func ModuleRoot() (string, error) {
 		}
 		dir = up
 	}
-}
-
-// CacheDir is where built tools are kept between runs: $XDG_CACHE_HOME/shimd-tools, else ~/.cache/shimd-tools.
-func CacheDir() (string, error) {
-	base, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("finding the cache directory: %w; set HOME or XDG_CACHE_HOME", err)
-	}
-	dir := filepath.Join(base, "shimd-tools")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", fmt.Errorf("making the cache directory: %w", err)
-	}
-	return dir, nil
 }
 
 // Build is one go build.

@@ -10,41 +10,8 @@ import (
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/shimd/shimd/integration/criclient"
 	"github.com/shimd/shimd/integration/daemon"
 )
-
-// Runtime handlers that name an OCI runtime of Debian's.
-func TestExternalRuntimes(t *testing.T) {
-	for _, name := range []string{"runc", "crun"} {
-		t.Run(name, func(t *testing.T) {
-			path, err := exec.LookPath(name)
-			if err != nil {
-				t.Skipf("%s is not installed", name)
-			}
-			_, client := start(t, daemon.Config{More: fmt.Sprintf("[runtimes.%s]\npath = %q\n", name, path)})
-			image := pull(t, client)
-			config := client.Sandbox("external")
-			config.LogDirectory = t.TempDir()
-			answer, err := client.RunPodSandbox(t.Context(), &criv1.RunPodSandboxRequest{Config: config, RuntimeHandler: name})
-			if err != nil {
-				t.Fatal(err)
-			}
-			p := pod{id: answer.PodSandboxId, config: config, logs: config.LogDirectory}
-			id := p.start(t, client, criclient.Container("main", image, "sh", "-c", counter))
-			if out, code, err := client.Exec(t.Context(), id, "sh", "-c", "echo inside; touch /stop"); err != nil || code != 0 || out != "inside\n" {
-				t.Errorf("exec: %q, status %d, %v", out, code, err)
-			}
-			if status, err := client.WaitExited(t.Context(), id); err != nil || status.ExitCode != 7 {
-				t.Errorf("%v, %v", status, err)
-			}
-			wantCounted(t, filepath.Join(p.logs, "main.log"))
-			if err := client.Remove(t.Context(), p.id); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
 
 // With a CNI configuration the plugins make the network, and take it away.
 func TestCNI(t *testing.T) {

@@ -119,8 +119,8 @@ func (g *groupV1) deviceChanges(devices []specs.LinuxDeviceCgroup) ([]write, err
 	return planDeviceChanges(current, devices)
 }
 
-// planDeviceChanges compares devices.list with the rules. Only lists that begin by denying everything, and then allow, can be changed that way.
-// A line of the list is a device and letters, and each letter is allowed and denied by itself.
+// planDeviceChanges compares devices.list with the rules. Only lists that begin by denying everything, and then allow, can be changed that
+// way. A line of the list is a device and letters, and each letter is allowed and denied by itself.
 func planDeviceChanges(current string, devices []specs.LinuxDeviceCgroup) ([]write, error) {
 	rules, err := parseDevices(devices)
 	if err != nil {

@@ -80,7 +80,8 @@ func (p *plan) memoryV1(m *specs.LinuxMemory) {
 		p.set("memory", limitFile, "memory.limit", number(limit)).later = true
 	}
 	if swap != 0 {
-		// Without swap accounting nothing can be swapped by this group beyond what all can: no limit, or one equal to the memory's, asks for nothing.
+		// Without swap accounting nothing can be swapped by this group beyond what all can: no limit, or one equal to the memory's, asks
+		// for nothing.
 		p.set("memory", swapFile, "memory.swap", number(swap)).optional = swap == -1 || swap == limit
 	}
 	if v := value(m.Reservation); v != 0 {

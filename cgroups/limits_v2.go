@@ -51,8 +51,8 @@ func (p *plan) cpuV2(c *specs.LinuxCPU) {
 		p.set("cpu", "cpu.idle", "cpu.idle", number(*c.Idle))
 	}
 	if v := value(c.Shares); v != 0 && value(c.Idle) != 1 { // an idle group has no weight
-		// The conversion of runc 1.4 and crun 1.23 on (1024 shares are weight 100; the older, linear one gave 39). The kubelet's pod groups
-		// are converted in the same way since Kubernetes 1.36's opencontainers/cgroups, so containers and pods stay comparable.
+		// The conversion of runc 1.3.2 and crun 1.23 on: 1024 shares are weight 100. The older, linear one gave 39; Kubernetes 1.36 still
+		// has it for the cgroups of pods, which nothing of ours competes with: weights count among siblings.
 		p.set("cpu", "cpu.weight", "cpu.shares", number(cgroup2.ConvertCPUSharesToCgroupV2Value(v)))
 	}
 	quota, period := value(c.Quota), value(c.Period)
@@ -104,8 +104,8 @@ func (p *plan) memoryV2(m *specs.LinuxMemory) {
 	}
 }
 
-// swapV2 is the limit of swap alone, from OCI's limit of memory and swap together; -1 is none. As runc has it: memory without a limit has swap without one, and
-// unset leaves swap as it is.
+// swapV2 is the limit of swap alone, from OCI's limit of memory and swap together; -1 is none. As runc has it: memory without a limit has
+// swap without one, and unset leaves swap as it is.
 func swapV2(m *specs.LinuxMemory) (swap int64, asked bool, err error) {
 	limit, both := value(m.Limit), value(m.Swap)
 	switch {

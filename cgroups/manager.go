@@ -14,7 +14,8 @@ import (
 
 // Options say how New finds and uses the cgroup tree.
 type Options struct {
-	// Driver is auto (also ""), cgroupfs or systemd. Auto is systemd where systemd is process 1 and the machine has cgroup v2, else cgroupfs.
+	// Driver is auto (also ""), cgroupfs or systemd. Auto is systemd where systemd is process 1 and the machine has cgroup v2, else
+	// cgroupfs.
 	Driver string
 	// Parent names the runtime's own top group, for sandboxes without a cgroup parent. "" is shimd.
 	Parent string
@@ -221,8 +222,8 @@ func (m *manager) Remove(ctx context.Context, path Path) error {
 	return nil
 }
 
-// dropTop removes the runtime's own top group if that was the last one in it. What systemd made above it for a name with dashes stays: it may be
-// another's.
+// dropTop removes the runtime's own top group if that was the last one in it. What systemd made above it for a name with dashes stays: it
+// may be another's.
 func (m *manager) dropTop(ctx context.Context, top Path) {
 	m.makes.Lock()
 	defer m.makes.Unlock()

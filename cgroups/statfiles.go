@@ -58,8 +58,8 @@ const (
 	absent   = -2
 )
 
-// statFiles holds the descriptors that Stats reads of one cgroup, opened when they are first needed: a container nobody measures holds none.
-// One pread of a kept descriptor costs a fifth of open, read, close.
+// statFiles holds the descriptors that Stats reads of one cgroup, opened when they are first needed: a container nobody measures holds
+// none. One pread of a kept descriptor costs a fifth of open, read, close.
 type statFiles struct {
 	files  []statFile
 	place  func(controller string) string
@@ -215,7 +215,8 @@ func parseValue(data []byte) uint64 {
 	return v
 }
 
-// parsePSI reads a pressure file: "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and a line "full", which older kernels leave out for the CPU.
+// parsePSI reads a pressure file: "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" and a line "full", which older kernels leave out for the
+// CPU.
 func parsePSI(data []byte) *PSI {
 	if len(data) == 0 {
 		return nil
@@ -264,7 +265,8 @@ func parseDevice(b []byte) (major, minor uint64, ok bool) {
 	return major, minor, okMajor && okMinor
 }
 
-// workingSet is what can't be reclaimed easily: usage without the page cache that nobody touched lately, as the kubelet's evictions understand it.
+// workingSet is what can't be reclaimed easily: usage without the page cache that nobody touched lately, as the kubelet's evictions
+// understand it.
 func workingSet(usage, inactiveFile uint64) uint64 {
 	return usage - min(usage, inactiveFile)
 }

@@ -15,16 +15,17 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// With the systemd driver every cgroup of ours is a transient *slice* unit, a container's too
-// ("kubepods-burstable-podX.slice" → "kubepods-burstable-podX-ID.slice"). Why not a scope, as runc has it: systemd refuses one without a
-// process ("Scope has no PIDs"), and removes it, directories included, as soon as the last process has left; between create and start,
-// and for processes that are cloned right into the cgroup, a container of ours has none, and a helper process for each pod is what we don't want.
-// A service with RemainAfterExit loses its directory in the same way. A plain directory inside the pod's slice is nobody's: systemd takes away the controllers,
-// and the limits with them, when it next looks at the slice and finds no unit that needs them. A slice needs no process, stays until it is stopped, and its limits,
-// being the unit's own properties, survive daemon-reload. (All tried with systemd 257.)
+// With the systemd driver every cgroup of ours is a transient *slice* unit, a container's too ("kubepods-burstable-podX.slice" →
+// "kubepods-burstable-podX-ID.slice"). Why not a scope, as runc has it: systemd refuses one without a process ("Scope has no PIDs"), and
+// removes it, directories included, as soon as the last process has left; between create and start, and for processes that are cloned right
+// into the cgroup, a container of ours has none, and a helper process for each pod is what we don't want. A service with RemainAfterExit
+// loses its directory in the same way. A plain directory inside the pod's slice is nobody's: systemd takes away the controllers, and the
+// limits with them, when it next looks at the slice and finds no unit that needs them. A slice needs no process, stays until it is stopped,
+// and its limits, being the unit's own properties, survive daemon-reload. (Slices, as they are used here, were tested with systemd 257.)
 //
-// What it costs: a slice can't be delegated. systemd resets what it manages and we cannot tell it (memory.oom.group, cgroup.subtree_control, a quota finer than a percent) whenever it
-// applies a unit's properties, so Update saves and restores these. What a daemon-reload resets of them stays reset until the next Update.
+// What it costs: a slice can't be delegated. systemd resets what it manages and we cannot tell it (memory.oom.group,
+// cgroup.subtree_control, a quota finer than a percent) whenever it applies a unit's properties, so Update saves and restores these. What a
+// daemon-reload resets of them stays reset until the next Update.
 //
 // The properties of a unit come from limits alone, never from annotations: a pod's author could set any property of
 // a unit by them (CVE-2024-3154).
@@ -182,7 +183,8 @@ func (g *unitGroup) Update(ctx context.Context, res *specs.LinuxResources) error
 	return g.Cgroup.Update(ctx, res)
 }
 
-// completeQuota adds to a quota without a period, or the other way round, what is in force: a unit's property is the one divided by the other.
+// completeQuota adds to a quota without a period, or the other way round, what is in force: a unit's property is the one divided by the
+// other.
 func completeQuota(res *specs.LinuxResources, cpuMax string) *specs.LinuxResources {
 	if res.CPU == nil || (value(res.CPU.Quota) == 0) == (value(res.CPU.Period) == 0) {
 		return res

@@ -18,8 +18,8 @@ func property(name string, value any) dbus.Property {
 	return dbus.Property{Name: name, Value: godbus.MakeVariant(value)}
 }
 
-// sliceProperties are those of every slice of ours, beside its limits. Accounting makes systemd pass on the controllers; the one for the CPU is only
-// passed on where a weight or a quota is set.
+// sliceProperties are those of every slice of ours, beside its limits. Accounting makes systemd pass on the controllers; the one for the
+// CPU is only passed on where a weight or a quota is set.
 func sliceProperties(name string, limits []dbus.Property) []dbus.Property {
 	all := []dbus.Property{
 		property("Description", "shimd cgroup "+name),
@@ -36,7 +36,8 @@ func sliceProperties(name string, limits []dbus.Property) []dbus.Property {
 	return all
 }
 
-// limitProperties turns limits to the properties of a unit, for all that systemd would otherwise overwrite. Only fields that are set give properties.
+// limitProperties turns limits to the properties of a unit, for all that systemd would otherwise overwrite. Only fields that are set give
+// properties.
 func limitProperties(res *specs.LinuxResources) ([]dbus.Property, error) {
 	if res == nil {
 		return nil, nil

@@ -6,8 +6,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// systemd applies its units' properties anew after a daemon-reload, which any package installation causes: limits and processes of containers
-// must come out of it as they went in.
+// systemd applies its units' properties anew after a daemon-reload, which any package installation causes: limits and processes of
+// containers must come out of it as they went in.
 func TestLimitsSurviveDaemonReload(t *testing.T) {
 	each(t, func(t *testing.T, m *manager) {
 		if m.units == nil {

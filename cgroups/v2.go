@@ -24,8 +24,8 @@ type treeV2 struct {
 	pageSizes   []string
 	statFiles   []statFile
 	devices     *devicePrograms
-	// systemds are the controllers that systemd passes on by itself where a unit needs them, and takes away again where none does: when it owns
-	// the tree, nobody else may.
+	// systemds are the controllers that systemd passes on by itself where a unit needs them, and takes away again where none does: when it
+	// owns the tree, nobody else may.
 	systemds []string
 }
 

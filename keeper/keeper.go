@@ -72,7 +72,6 @@ type Exit struct {
 	Signal   int   // 0 unless killed by a signal
 	ExitedAt time.Time
 	Unknown  bool // the kernel did not tell the status (a keeper was killed before 6.15)
-	Program  bool // reserved
 }
 
 // AdoptRequest gives a new keeper a process that an earlier one started.

@@ -27,6 +27,6 @@ type Images interface {
 	MountImage(ctx context.Context, container string, id image.ID, subPath string, opts image.RootfsOptions) (*os.File, error)
 	// Containers lists the keys that own writable layers, to find what a crash left.
 	Containers(ctx context.Context) ([]string, error)
-	// WritableLayerPath is the directory on disk that holds the container's changes, for statistics' mount point.
+	// Root is the store's directory on disk, which statistics name as the mount point of writable layers.
 	Root() string
 }

@@ -15,7 +15,7 @@ type ContainerMetadata struct {
 	Attempt uint32
 }
 
-// Sandbox is what a client asks of a sandbox: CRI's PodSandbox, validated, in the runtime's own words.
+// Sandbox is what a client asks of a sandbox: CRI's PodSandboxConfig, validated, in the runtime's own words.
 // It is stored in the sandbox's record, so every field must survive JSON.
 type Sandbox struct {
 	Metadata       SandboxMetadata
@@ -117,7 +117,7 @@ type HugepageLimit struct {
 	Limit    uint64 // bytes
 }
 
-// Container is what a client asks of a container: CRI's Container, validated. It is stored in the record.
+// Container is what a client asks of a container: CRI's ContainerConfig, validated. It is stored in the record.
 type Container struct {
 	Metadata    ContainerMetadata
 	Image       ImageRef

@@ -257,8 +257,8 @@ func (s *Store) setAside(path string, cause error) {
 	s.log.Error("a record of the image store cannot be read; it is set aside, and the image has to be pulled again", "path", aside, "error", cause)
 }
 
-// unique keeps the last of equal keys, in order. A layer that an image has twice is needed only where it is on top: all that the lower one does, the upper one does
-// again; and overlayfs refuses one directory twice.
+// unique keeps the last of equal keys, in order. A layer that an image has twice is needed only where it is on top: all that the lower one
+// does, the upper one does again; and overlayfs refuses one directory twice.
 func unique(keys []string) []string {
 	last := map[string]int{}
 	for i, key := range keys {

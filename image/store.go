@@ -50,7 +50,8 @@ type Store struct {
 	// view is what readers see; it is replaced whole, under mu.
 	view atomic.Pointer[view]
 
-	// images changes are serialized by commit, and reach the disk under it; mu is held for moments only, so that starting a container never waits for a disk.
+	// images changes are serialized by commit, and reach the disk under it; mu is held for moments only, so that starting a container never
+	// waits for a disk.
 	commit sync.Mutex
 	mu     sync.Mutex
 	images map[ID]*record
@@ -78,8 +79,8 @@ type view struct {
 
 const defaultConcurrentLayers = 3
 
-// Open opens the store below opts.Root, and makes it if it is not there. A damaged record is set aside and logged; it never keeps the store from opening.
-// ErrFailedPrecondition when another process has it open.
+// Open opens the store below opts.Root, and makes it if it is not there. A damaged record is set aside and logged; it never keeps the store
+// from opening. ErrFailedPrecondition when another process has it open.
 func Open(ctx context.Context, opts Options) (*Store, error) {
 	if !filepath.IsAbs(opts.Root) {
 		return nil, fmt.Errorf("opening the image store: root %q is not an absolute path: %w", opts.Root, errdefs.ErrInvalidArgument)

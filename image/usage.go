@@ -10,7 +10,8 @@ import (
 	"github.com/shimd/shimd/image/layer"
 )
 
-// usageAge is how long a measurement of a writable layer serves. Measuring reads every directory of it, so it is done only when somebody asks, and not more often.
+// usageAge is how long a measurement of a writable layer serves. Measuring reads every directory of it, so it is done only when somebody
+// asks, and not more often.
 const usageAge = 10 * time.Second
 
 // usageCache holds the last measurements.

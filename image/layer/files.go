@@ -245,8 +245,8 @@ func ownerError(hdr *tar.Header, err error) error {
 	return fmt.Errorf("giving it to %d:%d: %w", hdr.Uid, hdr.Gid, err)
 }
 
-// setXattrs sets the extended attributes that a layer may carry: file capabilities and user attributes. Overlayfs' own and all other trusted ones would let
-// an image redirect lookups to other layers' files; security labels are the host's business.
+// setXattrs sets the extended attributes that a layer may carry: file capabilities and user attributes. Overlayfs' own and all other
+// trusted ones would let an image redirect lookups to other layers' files; security labels are the host's business.
 func setXattrs(set func(attr string, value []byte) error, hdr *tar.Header) error {
 	const prefix = "SCHILY.xattr."
 	var names []string
@@ -276,7 +276,8 @@ func allowedXattr(attr string) bool {
 	return strings.HasPrefix(attr, "user.") && !strings.HasPrefix(attr, "user.overlay.") && attr != "user.overlay"
 }
 
-// setTimes sets times of name in the directory fd without following it, or of fd itself when name is empty. A zero access time becomes the modification time.
+// setTimes sets times of name in the directory fd without following it, or of fd itself when name is empty. A zero access time becomes the
+// modification time.
 func setTimes(fd int, name string, atime, mtime time.Time) error {
 	if mtime.IsZero() {
 		mtime = time.Unix(0, 0)

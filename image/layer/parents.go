@@ -15,8 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Deferred is what a layer leaves open: directories that it implies but does not describe, and hard links to files that it does not have. Both are decided by
-// the layers below, so such a layer belongs to its chain and cannot be shared by its content alone.
+// Deferred is what a layer leaves open: directories that it implies but does not describe, and hard links to files that it does not have.
+// Both are decided by the layers below, so such a layer belongs to its chain and cannot be shared by its content alone.
 type Deferred struct {
 	implied map[string]struct{}
 	targets map[string]string // of hard links, by name
@@ -47,8 +47,8 @@ func (d *Deferred) forget(name string) {
 	delete(d.targets, name)
 }
 
-// Resolve finishes the layer in dir with the unpacked layers below it, the topmost first. For the lowest layer there are none: then implied directories
-// stay as they are, and a hard link to nothing is an error.
+// Resolve finishes the layer in dir with the unpacked layers below it, the topmost first. For the lowest layer there are none: then implied
+// directories stay as they are, and a hard link to nothing is an error.
 func (d *Deferred) Resolve(dir *os.File, parents []*os.File) (Result, error) {
 	u, err := newUnpacker(dir, DefaultMaxEntries, DefaultMaxBytes)
 	if err != nil {
@@ -236,8 +236,8 @@ func (l lowers) lookup(name string) (*os.File, *unix.Stat_t, error) {
 	return nil, nil, nil
 }
 
-// lookupIn answers -1 for a name that is not in this layer, and whether the layer hides the name in those below: by a whiteout, something else in its way, or an
-// opaque directory.
+// lookupIn answers -1 for a name that is not in this layer, and whether the layer hides the name in those below: by a whiteout, something
+// else in its way, or an opaque directory.
 func lookupIn(root int, name string) (found int, st *unix.Stat_t, covered bool, err error) {
 	const flags = unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC
 	at := root

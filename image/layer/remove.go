@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxOpenDepth is how many directories are held open on the way down a tree that is removed. Whoever made the tree, a layer or a container, may have nested it
-// deeper than this process has descriptors.
+// maxOpenDepth is how many directories are held open on the way down a tree that is removed. Whoever made the tree, a layer or a container,
+// may have nested it deeper than this process has descriptors.
 const maxOpenDepth = 64
 
-// RemoveTree removes a name in dir and everything below it. It follows no link and crosses no mount, and takes trees of any depth: what lies too deep is first
-// moved up into dir, under names that begin with name. It stops when ctx ends.
+// RemoveTree removes a name in dir and everything below it. It follows no link and crosses no mount, and takes trees of any depth: what
+// lies too deep is first moved up into dir, under names that begin with name. It stops when ctx ends.
 func RemoveTree(ctx context.Context, dir *os.File, name string) error {
 	r := remover{ctx: ctx, top: int(dir.Fd()), name: name}
 	queue := []string{name}

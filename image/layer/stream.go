@@ -19,8 +19,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// The limits that a layer meets unless the caller sets others. They are far beyond any real image: they exist so that a small hostile blob cannot fill
-// the disk's inodes or keep a pull busy for ever. The disk's own size is the limit on honest content.
+// The limits that a layer meets unless the caller sets others. They are far beyond any real image: they exist so that a small hostile blob
+// cannot fill the disk's inodes or keep a pull busy for ever. The disk's own size is the limit on honest content.
 const (
 	DefaultMaxEntries = 10_000_000
 	DefaultMaxBytes   = 1 << 40
@@ -50,8 +50,8 @@ type Result struct {
 	Deferred *Deferred
 }
 
-// Unpack reads the blob from r and unpacks it into dir, which is empty and nobody else's. On error the directory's content is worthless; the caller
-// removes it. The kind of the error is ErrInvalidArgument when the content is at fault, and r's own when reading failed.
+// Unpack reads the blob from r and unpacks it into dir, which is empty and nobody else's. On error the directory's content is worthless;
+// the caller removes it. The kind of the error is ErrInvalidArgument when the content is at fault, and r's own when reading failed.
 func Unpack(ctx context.Context, dir *os.File, r io.Reader, src Source) (Result, error) {
 	if src.MaxEntries == 0 {
 		src.MaxEntries = DefaultMaxEntries
@@ -96,8 +96,8 @@ func Unpack(ctx context.Context, dir *os.File, r io.Reader, src Source) (Result,
 	return u.result(), nil
 }
 
-// explain prefers the reason why the source could not be read over what the decoder made of the truncated data, and gives what is wrong with the content
-// its kind.
+// explain prefers the reason why the source could not be read over what the decoder made of the truncated data, and gives what is wrong
+// with the content its kind.
 func explain(blob *measured, err error) error {
 	if blob.err != nil {
 		return fmt.Errorf("reading the layer's blob: %w", blob.err)

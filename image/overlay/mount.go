@@ -75,8 +75,8 @@ func (m *Mounter) Mount(spec Spec) (*os.File, error) {
 		return nil, err
 	}
 	if spec.Upper != "" {
-		// What a volatile mount leaves behind when the machine dies with it: overlayfs refuses to mount again, since the content may be torn. Containers do not
-		// outlive the boot, and within one boot nothing is lost.
+		// What a volatile mount leaves behind when the machine dies with it: overlayfs refuses to mount again, since the content may be
+		// torn. Containers do not outlive the boot, and within one boot nothing is lost.
 		if err := os.RemoveAll(filepath.Join(spec.Root, spec.Work, "work", "incompat")); err != nil {
 			return nil, fmt.Errorf("making the overlay mountable again: %w", err)
 		}
@@ -99,7 +99,8 @@ func (m *Mounter) Mount(spec Spec) (*os.File, error) {
 				return fmt.Errorf("attaching the idmapped mount: %w", err)
 			}
 			base = m.place
-			// Overlayfs makes its own directories as who mounts it: the host's root has no name on the idmapped mount, and the overlay would be read-only.
+			// Overlayfs makes its own directories as who mounts it: the host's root has no name on the idmapped mount, and the overlay
+			// would be read-only.
 			if err := becomeRootOf(spec); err != nil {
 				return err
 			}
@@ -132,8 +133,9 @@ func (s *Spec) check() error {
 // parameter is one option of overlayfs; value "" for a flag.
 type parameter struct{ name, value string }
 
-// options are the same for all ways. index and metacopy are off whatever the kernel's defaults: index would refuse a second mount of the same layers, metacopy would let
-// attributes of an upper directory redirect to data elsewhere. volatile: unmounting does not sync, for nothing outlives the container.
+// options are the same for all ways. index and metacopy are off whatever the kernel's defaults: index would refuse a second mount of the
+// same layers, metacopy would let attributes of an upper directory redirect to data elsewhere. volatile: unmounting does not sync, for
+// nothing outlives the container.
 func (s *Spec) options() []parameter {
 	params := []parameter{{"index", "off"}, {"metacopy", "off"}}
 	if s.Upper != "" {
@@ -222,8 +224,8 @@ func kernelLog(fs int) string {
 	return text.String()
 }
 
-// mountClassic uses mount(2), whose options have to fit on one page: so directories go by their descriptors' numbers, relative to /proc/thread-self/fd. It runs on
-// a thread with a working directory and a mount namespace of its own.
+// mountClassic uses mount(2), whose options have to fit on one page: so directories go by their descriptors' numbers, relative to
+// /proc/thread-self/fd. It runs on a thread with a working directory and a mount namespace of its own.
 func mountClassic(spec Spec, base, place string) (*os.File, error) {
 	var held []*os.File
 	defer func() {

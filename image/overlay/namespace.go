@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inMountNamespace runs f on a thread with a mount namespace of its own, which ends with it: what f attaches is never seen by anybody else, and is gone even if
-// this process dies half-way.
+// inMountNamespace runs f on a thread with a mount namespace of its own, which ends with it: what f attaches is never seen by anybody else,
+// and is gone even if this process dies half-way.
 func inMountNamespace(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -60,8 +60,8 @@ func idmapped(spec Spec) (*os.File, error) {
 	return tree, nil
 }
 
-// becomeRootOf gives this thread, which ends soon, the file system identity of the mapping's root. The capabilities that the kernel takes away with the identity
-// are taken back.
+// becomeRootOf gives this thread, which ends soon, the file system identity of the mapping's root. The capabilities that the kernel takes
+// away with the identity are taken back.
 func becomeRootOf(spec Spec) error {
 	if err := errors.Join(unix.Setfsgid(hostRoot(spec.GIDs)), unix.Setfsuid(hostRoot(spec.UIDs))); err != nil {
 		return fmt.Errorf("becoming the user namespace's root on file systems: %w", err)
@@ -90,8 +90,8 @@ func hostRoot(ids []IDMap) int {
 	return 0
 }
 
-// userNamespace makes a user namespace to take mappings from. The only way to have one is a process in it: a copy of ourselves that is stopped by ptrace
-// before its first instruction, and killed.
+// userNamespace makes a user namespace to take mappings from. The only way to have one is a process in it: a copy of ourselves that is
+// stopped by ptrace before its first instruction, and killed.
 func userNamespace(uids, gids []IDMap) (*os.File, error) {
 	goruntime.LockOSThread() // the tracer is a thread
 	defer goruntime.UnlockOSThread()

@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Sub answers a detached mount of a directory or file inside a mount that Mount gave. The path is resolved as if the mount was the root: links lead nowhere else.
-// mount is closed, and not to be used again: where the kernel cannot clone from a detached mount, it has to be attached for that, in a namespace that ends.
-// ErrNotFound, ErrInvalidArgument for what leads through something that is no directory.
+// Sub answers a detached mount of a directory or file inside a mount that Mount gave. The path is resolved as if the mount was the root:
+// links lead nowhere else. mount is closed, and not to be used again: where the kernel cannot clone from a detached mount, it has to be
+// attached for that, in a namespace that ends. ErrNotFound, ErrInvalidArgument for what leads through something that is no directory.
 func (m *Mounter) Sub(mount *os.File, path string) (*os.File, error) {
 	defer mount.Close()
 	fd, err := -1, error(unix.EAGAIN)
@@ -36,7 +36,8 @@ func (m *Mounter) Sub(mount *os.File, path string) (*os.File, error) {
 	return m.clone(mount, target)
 }
 
-// clone makes a mount of its own of something inside a detached one. Before Linux 6.15, only what is attached in the caller's namespace can be cloned.
+// clone makes a mount of its own of something inside a detached one. Before Linux 6.15, only what is attached in the caller's namespace can
+// be cloned.
 func (m *Mounter) clone(mount, target *os.File) (*os.File, error) {
 	const flags = unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH
 	fd, err := unix.OpenTree(int(target.Fd()), "", flags)

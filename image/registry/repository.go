@@ -156,8 +156,8 @@ func (r *Repository) Config(ctx context.Context, digest string, size int64) ([]b
 	return body, err
 }
 
-// Blob hands the blob's stream to use, which checks its digest and size. When reading fails half-way, it is asked for again, elsewhere if there is another host: so
-// use may be called several times. Errors that use makes itself end it, but for those of kind ErrUnavailable.
+// Blob hands the blob's stream to use, which checks its digest and size. When reading fails half-way, it is asked for again, elsewhere if
+// there is another host: so use may be called several times. Errors that use makes itself end it, but for those of kind ErrUnavailable.
 //
 // Only registries are asked. URLs that a manifest gives for a layer, on hosts of its author's choice, are not followed (CVE-2020-15157).
 func (r *Repository) Blob(ctx context.Context, digest string, use func(io.Reader) error) error {

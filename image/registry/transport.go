@@ -93,8 +93,8 @@ func (h *host) tls() (*tls.Config, error) {
 	return config, nil
 }
 
-// checkRedirect lets blobs come from the storage that a registry redirects to, but lets no secret go along: Go itself keeps the Authorization header for other ports
-// and subdomains of the same host (CVE-2020-15157), and never drops headers of our own.
+// checkRedirect lets blobs come from the storage that a registry redirects to, but lets no secret go along: Go itself keeps the
+// Authorization header for other ports and subdomains of the same host (CVE-2020-15157), and never drops headers of our own.
 func (e *endpoint) checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= maxRedirects {
 		return fmt.Errorf("%d redirects: %w", len(via), errdefs.ErrUnavailable)

@@ -45,7 +45,8 @@ func compileContainer(c *containerPlan) *Program {
 	return p
 }
 
-// inherited resets what a Go process leaves to its children: ignored signals (handlers end with an execve, ignored ones stay), the signal mask, the session keyring.
+// inherited resets what a Go process leaves to its children: ignored signals (handlers end with an execve, ignored ones stay), the signal
+// mask, the session keyring.
 func (p *Program) inherited(process *specs.Process) {
 	action := p.mem(make([]byte, 32), "{SIG_DFL}")
 	for n := uint64(1); n <= 64; n++ {
@@ -70,7 +71,8 @@ func (p *Program) hostRights(c *containerPlan) {
 	}
 }
 
-// scoreAndLabel writes what has to be written to the process's own proc files, below a descriptor of the host's proc, which no container can stand in for (CVE-2025-52881).
+// scoreAndLabel writes what has to be written to the process's own proc files, below a descriptor of the host's proc, which no container
+// can stand in for (CVE-2025-52881).
 func (p *Program) scoreAndLabel(process *specs.Process, proc int, apparmor bool) {
 	put := func(purpose, name, content string) {
 		o := p.openBeneathProc(purpose, p.fd(proc), name)
@@ -91,7 +93,8 @@ func (p *Program) scoreAndLabel(process *specs.Process, proc int, apparmor bool)
 	}
 }
 
-// openBeneathProc opens a file of this thread. thread-self is a symbolic link of proc's own making, so this is the one open that follows links: it starts at the host's proc.
+// openBeneathProc opens a file of this thread. thread-self is a symbolic link of proc's own making, so this is the one open that follows
+// links: it starts at the host's proc.
 func (p *Program) openBeneathProc(purpose string, proc arg, name string) arg {
 	return p.value(p.openat(purpose, proc, "thread-self/"+name, unix.O_WRONLY, "O_WRONLY"))
 }
@@ -255,8 +258,8 @@ func (p *Program) openInRoot(c *containerPlan, purpose, name string, n uint16) s
 	return s
 }
 
-// enterRoot makes the container's root the process's, and leaves no way back: below it is an empty read-only file system, or, in a user namespace, where that one
-// had proc and sysfs on it, nothing at all.
+// enterRoot makes the container's root the process's, and leaves no way back: below it is an empty read-only file system, or, in a user
+// namespace, where that one had proc and sysfs on it, nothing at all.
 func (p *Program) enterRoot(c *containerPlan, lean slot) {
 	const purpose = "entering the root file system"
 	p.do(purpose, sysFchdir, p.fd(c.root))

@@ -24,7 +24,8 @@ type Launch struct {
 	owned       []*os.File
 }
 
-// Close closes what preparing has opened: mounts that were not attached go away with it. It may be called as soon as the keeper has its own copies.
+// Close closes what preparing has opened: mounts that were not attached go away with it. It may be called as soon as the keeper has its own
+// copies.
 func (l *Launch) Close() error {
 	var errs []error
 	for _, f := range l.owned {
@@ -36,7 +37,8 @@ func (l *Launch) Close() error {
 	return errors.Join(errs...)
 }
 
-// Describe makes a sentence of a failure: which step, why, and what is likely to be wrong. It is ErrInvalidArgument where the request or the image is at fault.
+// Describe makes a sentence of a failure: which step, why, and what is likely to be wrong. It is ErrInvalidArgument where the request or
+// the image is at fault.
 func (l *Launch) Describe(op, errno int) error {
 	if op < 0 || op >= len(l.Program.ops) {
 		return fmt.Errorf("%s: step %d of a program of %d failed: %w: %w", l.what, op, len(l.Program.ops), errnoOf(errno), errdefs.ErrInternal)

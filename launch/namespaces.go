@@ -25,13 +25,14 @@ const (
 	leanRoot  = "root" // where a root is put before pivot_root
 )
 
-// LeanMountNamespace makes the mount namespace that containers' own are copied from: one read-only tmpfs with a null device and empty directories, and
-// no mount of the host's. Copying the host's mounts instead takes 1.1 µs for each, and would leave them within reach below the container's root. The daemon makes it
-// once; the descriptor keeps it. dir is any directory; nothing is written there.
+// LeanMountNamespace makes the mount namespace that containers' own are copied from: one read-only tmpfs with a null device and empty
+// directories, and no mount of the host's. Copying the host's mounts instead takes 1.1 µs for each, and would leave them within reach below
+// the container's root. The daemon makes it once; the descriptor keeps it. dir is any directory; nothing is written there.
 func LeanMountNamespace(dir string) (*os.File, error) { return mountNamespace(dir, false) }
 
-// VisibleMountNamespace is the same with proc and sysfs mounted. A process in a user namespace may mount those two only where it can see them already
-// (the kernel's mount_too_revealing), so containers in a user namespace start from here, and leave all of it behind by pivot_root and a detaching unmount.
+// VisibleMountNamespace is the same with proc and sysfs mounted. A process in a user namespace may mount those two only where it can see
+// them already (the kernel's mount_too_revealing), so containers in a user namespace start from here, and leave all of it behind by
+// pivot_root and a detaching unmount.
 func VisibleMountNamespace(dir string) (*os.File, error) { return mountNamespace(dir, true) }
 
 func mountNamespace(dir string, visible bool) (*os.File, error) {

@@ -20,8 +20,8 @@ func (b *containerBuilder) unified() bool {
 	return unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 }
 
-// cgroupHierarchies lays out /sys/fs/cgroup as it is on a v1 host: a directory for each hierarchy, bound from the container's own cgroup in it, read-only if asked
-// (CVE-2023-25809), and the links that the host has for controllers that share one.
+// cgroupHierarchies lays out /sys/fs/cgroup as it is on a v1 host: a directory for each hierarchy, bound from the container's own cgroup in
+// it, read-only if asked (CVE-2023-25809), and the links that the host has for controllers that share one.
 func (b *containerBuilder) cgroupHierarchies(tree *mounts.Tree, destination string, o mounts.Options) error {
 	for _, tasks := range b.in.CgroupTasks {
 		file, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(tasks.Fd())))

@@ -36,8 +36,9 @@ type ContainerInput struct {
 	TmpDir string              // where executables can be written if vm.memfd_noexec forbids memfds
 }
 
-// PrepareContainer makes everything that a container's first process needs, outside of it. Nothing is visible in the system before the launch is started, but mount points that were
-// missing in the root file system. ErrInvalidArgument for a spec that makes no sense or asks for what is not supported, by name.
+// PrepareContainer makes everything that a container's first process needs, outside of it. Nothing is visible in the system before the
+// launch is started, but mount points that were missing in the root file system. ErrInvalidArgument for a spec that makes no sense or asks
+// for what is not supported, by name.
 func PrepareContainer(ctx context.Context, in ContainerInput) (*Launch, error) {
 	if err := checkSpec(in.Spec); err != nil {
 		return nil, fmt.Errorf("preparing a container: %w", err)

@@ -108,8 +108,8 @@ func specDevice(d specs.LinuxDevice) (device, error) {
 	return node, nil
 }
 
-// device makes one in an opened directory. What stands there already is taken if it is the very device, and is an error otherwise: an image's file or link
-// must not stand in for one (CVE-2025-52565). Owner and mode are set through the node's own descriptor.
+// device makes one in an opened directory. What stands there already is taken if it is the very device, and is an error otherwise: an
+// image's file or link must not stand in for one (CVE-2025-52565). Owner and mode are set through the node's own descriptor.
 func (b *containerBuilder) device(dir *os.File, d device) error {
 	linux := b.in.Spec.Linux
 	name, number := path.Base(d.path), unix.Mkdev(d.major, d.minor)
@@ -142,8 +142,8 @@ func (b *containerBuilder) device(dir *os.File, d device) error {
 	return nil
 }
 
-// terminal makes a pseudo terminal in the container's own devpts, so that its name is right there, and leaves its place at /dev/console. The master goes to the
-// keeper.
+// terminal makes a pseudo terminal in the container's own devpts, so that its name is right there, and leaves its place at /dev/console.
+// The master goes to the keeper.
 func (b *containerBuilder) terminal(tree *mounts.Tree) error {
 	dir, name := unix.AT_FDCWD, "/dev/ptmx"
 	if b.plan.devpts != 0 {
@@ -177,7 +177,8 @@ func (b *containerBuilder) terminal(tree *mounts.Tree) error {
 	return nil
 }
 
-// openTerminal makes a pseudo terminal. The slave is opened through the master, never by a name that a container could have changed (CVE-2025-52565).
+// openTerminal makes a pseudo terminal. The slave is opened through the master, never by a name that a container could have changed
+// (CVE-2025-52565).
 func openTerminal(dir int, name string) (master, slave *os.File, err error) {
 	fd, err := unix.Openat(dir, name, unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ExecInput is what another process in a running container is launched from. Descriptors stay the caller's, and must stay open until the keeper has
-// started the launch.
+// ExecInput is what another process in a running container is launched from. Descriptors stay the caller's, and must stay open until the
+// keeper has started the launch.
 type ExecInput struct {
 	Process *specs.Process
 	PID     int         // the container's first process
@@ -80,10 +80,11 @@ type execPlan struct {
 
 // compileExec writes the program of a process that joins a container.
 //
-// On cgroup v2 it is cloned into the cgroup first: writing to cgroup.procs would wait for an RCU grace period (10 ms on an idle machine), and the clone must be made with the host's rights and
-// in the host's cgroup namespace. The keeper does not clone into it itself, because a child that shares its memory must not be in a cgroup whose OOM kills take
-// along whoever shares memory. It enters everything but the PID namespace with the rights of the host, where nobody of the container can see it;
-// it gives them up, and only then clones itself into the PID namespace and the cgroup. So a container that may trace whatever appears gets at nothing.
+// On cgroup v2 it is cloned into the cgroup first: writing to cgroup.procs would wait for an RCU grace period (10 ms on an idle machine),
+// and the clone must be made with the host's rights and in the host's cgroup namespace. The keeper does not clone into it itself, because a
+// child that shares its memory must not be in a cgroup whose OOM kills take along whoever shares memory. It enters everything but the PID
+// namespace with the rights of the host, where nobody of the container can see it; it gives them up, and only then clones itself into the
+// PID namespace and the cgroup. So a container that may trace whatever appears gets at nothing.
 func compileExec(c *execPlan) *Program {
 	p := &Program{files: c.names}
 	p.inherited(c.process.process)
@@ -192,8 +193,8 @@ func namespacesOf(pid int, pidfd *os.File) (uint64, error) {
 	return bits, nil
 }
 
-// terminal makes a pseudo terminal in the container's devpts, so that the name of it is right inside. The container could have put anything at /dev/pts, so it is
-// looked for through the first process's root without following links, and must be a devpts.
+// terminal makes a pseudo terminal in the container's devpts, so that the name of it is right inside. The container could have put anything
+// at /dev/pts, so it is looked for through the first process's root without following links, and must be a devpts.
 func (b *execBuilder) terminal() error {
 	root, err := unix.Open("/proc/"+strconv.Itoa(b.in.PID)+"/root", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

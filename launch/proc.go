@@ -17,9 +17,10 @@ import (
 
 const procAttributes = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 
-// PinProc mounts proc for a PID namespace at target, a directory, for containers that join the namespace later (ContainerInput.Proc takes a clone of it). It has
-// to be called when nothing is in there but the pause process, which keeps no proc itself: whoever may trace it would see one that is not masked.
-// Before 6.17 a child goes in to make the mount, with all of the host's rights. tmp is as in ContainerInput.TmpDir.
+// PinProc mounts proc for a PID namespace at target, a directory, for containers that join the namespace later (ContainerInput.Proc takes a
+// clone of it). It has to be called when nothing is in there but the pause process, which keeps no proc itself: whoever may trace it would
+// see one that is not masked. Before 6.17 a child goes in to make the mount, with all of the host's rights. tmp is as in
+// ContainerInput.TmpDir.
 func PinProc(pidNS *os.File, target, tmp string) error {
 	dir, err := os.Open(target)
 	if err != nil {
@@ -123,8 +124,9 @@ func (l *Launch) runHere() error {
 	return nil
 }
 
-// procOf mounts proc for a PID namespace that others are in. Nobody with rights may enter that namespace before they are dropped, so the child can't make the mount:
-// since 6.17 the file system takes the namespace as an option; before, the mount that the namespace's first process has is cloned.
+// procOf mounts proc for a PID namespace that others are in. Nobody with rights may enter that namespace before they are dropped, so the
+// child can't make the mount: since 6.17 the file system takes the namespace as an option; before, the mount that the namespace's first
+// process has is cloned.
 func procOf(pidNS *os.File, attributes uint64) (*os.File, error) {
 	proc, err := newProc(pidNS, attributes)
 	if errors.Is(err, errdefs.ErrNotImplemented) {

@@ -127,7 +127,8 @@ func (p *Program) list(values []string, text string) arg {
 	return arg{kind: pointer, value: uint64(at), text: text}
 }
 
-// slot makes a place for a result. Its value is -1 until a call has put one there, so that a descriptor that was not opened is never descriptor 0.
+// slot makes a place for a result. Its value is -1 until a call has put one there, so that a descriptor that was not opened is never
+// descriptor 0.
 func (p *Program) slot(name string) slot {
 	at := p.align(8)
 	p.data = binary.LittleEndian.AppendUint64(p.data, 1<<64-1)

@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// The report pipe. A launch program writes to descriptor 3, the end of a pipe that is close-on-exec by the time of the last execve. Records are 8 bytes,
-// little endian, written whole (a pipe never splits a write this small):
+// The report pipe. A launch program writes to descriptor 3, the end of a pipe that is close-on-exec by the time of the last execve. Records
+// are 8 bytes, little endian, written whole (a pipe never splits a write this small):
 //
 //	int32 op     index of the op that failed, or -1, or -2
 //	int32 value  its errno; with op -1 the pid of the process that goes on, with -2 that of one that makes it
@@ -43,9 +43,9 @@ func (f *Failure) Error() string {
 	return fmt.Sprintf("launch program: op %d: %v", f.Op, syscall.Errno(f.Errno))
 }
 
-// ReadReport reads the report of a program to its end, so it returns when the program has executed its last execve, or has failed, or was killed.
-// pid is the process that counts if the program reparented, else 0. failed is nil if none reported a failure. err is for a report that could not be read or
-// makes no sense; lengths and values are checked because by then the writer may be under a container's influence.
+// ReadReport reads the report of a program to its end, so it returns when the program has executed its last execve, or has failed, or was
+// killed. pid is the process that counts if the program reparented, else 0. failed is nil if none reported a failure. err is for a report
+// that could not be read or makes no sense; lengths and values are checked because by then the writer may be under a container's influence.
 func ReadReport(r io.Reader) (pid int, failed *Failure, err error) {
 	var record [reportSize]byte
 	between := false

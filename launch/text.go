@@ -11,7 +11,8 @@ import (
 func dec(v uint64) string   { return strconv.FormatUint(v, 10) }
 func quote(s string) string { return strconv.Quote(s) }
 
-// String shows the program as strace would show its run, one op a line, with its index, what its result is called, and which errors are no failure:
+// String shows the program as strace would show its run, one op a line, with its index, what its result is called, and which errors are no
+// failure:
 //
 //	12 %proc = fsmount(%proc.fs, FSMOUNT_CLOEXEC, NOSUID|NODEV|NOEXEC)
 //	31 move_mount(%null, "", %masked, "", ...) ignoring ENOTDIR, then skip 2

@@ -73,8 +73,8 @@ func kernelMessage(fs int) string {
 	return " (" + strings.TrimSpace(string(buf[2:n])) + ")"
 }
 
-// Apply gives a detached mount the attributes and the propagation that the options ask for. A bind mount without one is made private, so that nothing
-// of the container's reaches the host's mounts.
+// Apply gives a detached mount the attributes and the propagation that the options ask for. A bind mount without one is made private, so
+// that nothing of the container's reaches the host's mounts.
 func Apply(mount *os.File, o Options) error {
 	set, clear := atime(o.RecursiveSet, o.RecursiveClear)
 	if set|clear != 0 {

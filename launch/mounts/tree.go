@@ -16,12 +16,13 @@ const (
 	maxComponents = 512 // of one destination with its symlinks expanded
 )
 
-// Tree is the container's tree of mounts while it is being prepared: its root and the mounts that will stand on it, none of which is attached yet.
-// It answers where in it a destination is, the way the kernel would once they all are attached, and never leaves it.
+// Tree is the container's tree of mounts while it is being prepared: its root and the mounts that will stand on it, none of which is
+// attached yet. It answers where in it a destination is, the way the kernel would once they all are attached, and never leaves it.
 //
-// The root is an image, so it is hostile: any component may be a symbolic link, or a file where a directory should be. A volume may even be changed by
-// another container meanwhile. So a path is walked component by component, each opened relative to the last one's descriptor without following
-// links; links are expanded here, ".." goes back to the descriptor it came from, and nothing is ever resolved twice (CVE-2021-30465, CVE-2024-45310).
+// The root is an image, so it is hostile: any component may be a symbolic link, or a file where a directory should be. A volume may even be
+// changed by another container meanwhile. So a path is walked component by component, each opened relative to the last one's descriptor
+// without following links; links are expanded here, ".." goes back to the descriptor it came from, and nothing is ever resolved twice
+// (CVE-2021-30465, CVE-2024-45310).
 type Tree struct {
 	mounts map[string]node // by destination with its links resolved; the last mounted on top
 }
@@ -32,8 +33,8 @@ type node struct {
 	made int
 }
 
-// Target is where a mount goes. Either File is set, an O_PATH descriptor of the place, owned by the caller; or the place is Path below the mount Made, which the
-// child makes itself ("" for its root) and which is a kernel's file system without links of a container's making.
+// Target is where a mount goes. Either File is set, an O_PATH descriptor of the place, owned by the caller; or the place is Path below the
+// mount Made, which the child makes itself ("" for its root) and which is a kernel's file system without links of a container's making.
 type Target struct {
 	File *os.File
 	Made int

@@ -20,8 +20,8 @@ type StartRequest struct {
 	ID string
 	// Program is an executable launch program (package launch), a sealed memfd or a file.
 	Program *os.File
-	// Files are the descriptors that the child gets, as 0, 1, 2, 3, ...: 0 to 2 its standard streams, 3 the report pipe, which the keeper makes itself (leave
-	// Files[3] nil), the rest what the program refers to. The keeper closes its copies after the start.
+	// Files are the descriptors that the child gets, as 0, 1, 2, 3, ...: 0 to 2 its standard streams, 3 the report pipe, which the keeper
+	// makes itself (leave Files[3] nil), the rest what the program refers to. The keeper closes its copies after the start.
 	Files []*os.File
 	// CgroupDir, when set, is where the child is cloned into (cgroup v2).
 	CgroupDir *os.File
@@ -35,7 +35,8 @@ type StartRequest struct {
 	KillOnDisconnect bool
 }
 
-// IO are the keeper's ends of a container's streams. The FIFOs live on tmpfs and the container holds its ends open for reading and writing, so they outlive the keeper.
+// IO are the keeper's ends of a container's streams. The FIFOs live on tmpfs and the container holds its ends open for reading and writing,
+// so they outlive the keeper.
 type IO struct {
 	Stdout, Stderr *os.File // read ends; Stderr nil with a terminal
 	Stdin          *os.File // write end, or nil
@@ -81,7 +82,8 @@ type AdoptRequest struct {
 	IO    *IO
 }
 
-// AttachRequest connects a client's streams to a container's. Each may be nil. The keeper owns them from then on and closes Done's peer at the end.
+// AttachRequest connects a client's streams to a container's. Each may be nil. The keeper owns them from then on and closes Done's peer at
+// the end.
 type AttachRequest struct {
 	ID                    string
 	Stdin, Stdout, Stderr *os.File

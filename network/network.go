@@ -44,7 +44,8 @@ type Network interface {
 	Reconcile(ctx context.Context, live []string) error
 	// Info describes configuration and state for verbose Status answers; it survives JSON.
 	Info() any
-	// Uninstall removes what the network has set up on the machine beside the sandboxes' own: bridge, firewall table, state. No sandbox may be attached.
+	// Uninstall removes what the network has set up on the machine beside the sandboxes' own: bridge, firewall table, state. No sandbox may
+	// be attached.
 	Uninstall(ctx context.Context) error
 	// Close lets go of sockets and watches; nothing is detached.
 	Close() error

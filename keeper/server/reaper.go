@@ -44,8 +44,8 @@ func (r *reaper) add(pid int) {
 	r.mu.Unlock()
 }
 
-// claim makes a child known that a launch program names. It is false for what is no child, and for one that somebody waits for already: the program may be under
-// the influence of a container, and what it names is killed if the start fails.
+// claim makes a child known that a launch program names. It is false for what is no child, and for one that somebody waits for already: the
+// program may be under the influence of a container, and what it names is killed if the start fails.
 func (r *reaper) claim(pid int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -193,7 +193,8 @@ func (s *Server) reparented(id string, first child, pid int) (child, error) {
 	return second, nil
 }
 
-// buryBetween collects a process that has made the one that counts, at once: or each exec probe would leave a zombie until somebody looks for orphans.
+// buryBetween collects a process that has made the one that counts, at once: or each exec probe would leave a zombie until somebody looks
+// for orphans.
 func (s *Server) buryBetween(id string, pid int) error {
 	between, err := s.claim(id, pid)
 	if err != nil {

@@ -135,7 +135,8 @@ func (n *Namespace) Do(f func() error) {
 	}
 }
 
-// Listen serves on a port inside the namespace: every TCP connection and UDP packet is answered with the address that it came from, as seen there.
+// Listen serves on a port inside the namespace: every TCP connection and UDP packet is answered with the address that it came from, as seen
+// there.
 func (n *Namespace) Listen(network, address string) {
 	n.t.Helper()
 	n.Do(func() error { return Serve(n.t, network, address) })

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// receiveTimeout bounds one answer of the kernel, in seconds. rtnl_lock is machine-wide, and somebody deleting thousands of links holds it for long.
+// receiveTimeout bounds one answer of the kernel, in seconds. rtnl_lock is machine-wide, and somebody deleting thousands of links holds it
+// for long.
 const receiveTimeout = 30
 
 // Inside runs f on a thread that is in the network namespace ns, and gives the thread back to the namespace it came from.
@@ -46,7 +47,8 @@ func Inside(ns *os.File, f func() error) error {
 	return <-done
 }
 
-// OpenNamespace opens a pinned network namespace. It refuses what is not a namespace, such as the plain file that is left when the pin was unmounted.
+// OpenNamespace opens a pinned network namespace. It refuses what is not a namespace, such as the plain file that is left when the pin was
+// unmounted.
 func OpenNamespace(path string) (*os.File, error) {
 	// O_NONBLOCK: a FIFO put in the place must not hang the daemon.
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

@@ -49,6 +49,7 @@ func (r *Runtime) Recover(ctx context.Context) error {
 			r.Logger.Error("recovering a container: stop and remove it to finish", "container", c.id, "error", err)
 		}
 	}
+	r.takeEarlyExits() // before sandboxes, whose stop waits for exits
 	for _, s := range r.allSandboxes() {
 		if err := r.recoverSandbox(ctx, s, known); err != nil {
 			r.Logger.Error("recovering a sandbox: stop and remove it to finish", "sandbox", s.id, "error", err)
@@ -56,7 +57,6 @@ func (r *Runtime) Recover(ctx context.Context) error {
 	}
 	r.settleStrangers(ctx, processes)
 	r.removeLeftovers(ctx, strays)
-	r.takeEarlyExits()
 	return nil
 }
 

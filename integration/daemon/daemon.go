@@ -28,6 +28,7 @@ type Config struct {
 	Root         string // --root; "" for one in Dir
 	State        string // --state; "" for one in Dir
 	CgroupDriver string // [cgroup] driver; "" for auto
+	CgroupParent string // [cgroup] parent; "" for the daemon's own choice
 	LogLevel     string // "debug" by default
 	More         string // further configuration, TOML
 	Detach       bool   // its own session, so that it outlives this program and its terminal; the machine's own CNI configuration
@@ -49,12 +50,19 @@ func New(config Config) (*Daemon, error) {
 	if err := os.MkdirAll(config.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the daemon's directory: %w", err)
 	}
+	return d, d.Configure(config.More)
+}
+
+// Configure writes the configuration with other further text than before, for the next start.
+func (d *Daemon) Configure(more string) error {
+	config := d.config
+	config.More = more
 	var text strings.Builder
 	if config.CertsDir != "" {
 		fmt.Fprintf(&text, "[image]\nconfig_path = %q\n", config.CertsDir)
 	}
-	if config.CgroupDriver != "" {
-		fmt.Fprintf(&text, "[cgroup]\ndriver = %q\n", config.CgroupDriver)
+	if config.CgroupDriver != "" || config.CgroupParent != "" {
+		fmt.Fprintf(&text, "[cgroup]\ndriver = %q\nparent = %q\n", cmp.Or(config.CgroupDriver, "auto"), config.CgroupParent)
 	}
 	// No CNI configuration of the machine's: the built-in network is what is tested unless the test says otherwise.
 	if !strings.Contains(config.More, "[network]") && !config.Detach {
@@ -62,9 +70,9 @@ func New(config Config) (*Daemon, error) {
 	}
 	text.WriteString(config.More)
 	if err := os.WriteFile(d.path("shimd.toml"), []byte(text.String()), 0o644); err != nil {
-		return nil, fmt.Errorf("writing the daemon's configuration: %w", err)
+		return fmt.Errorf("writing the daemon's configuration: %w", err)
 	}
-	return d, nil
+	return nil
 }
 
 func (d *Daemon) path(name string) string { return filepath.Join(d.config.Dir, name) }
@@ -176,6 +184,22 @@ func (d *Daemon) end(signal syscall.Signal) error {
 		return nil
 	case <-time.After(startTimeout):
 		return fmt.Errorf("shimd did not end on %v", signal)
+	}
+}
+
+// WaitKilled waits for shimd to be ended by SIGKILL: a failpoint's, or the kernel's.
+func (d *Daemon) WaitKilled(ctx context.Context) error {
+	select {
+	case err := <-d.exited:
+		d.cmd = nil
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
+				return nil
+			}
+		}
+		return fmt.Errorf("shimd ended, but was not killed: %w", errors.Join(err))
+	case <-ctx.Done():
+		return fmt.Errorf("shimd was not killed: %w", ctx.Err())
 	}
 }
 

@@ -75,7 +75,7 @@ func (n *Network) reserve(req attachment.Request, bandwidth attachment.Bandwidth
 	if err != nil || known {
 		return sb, err
 	}
-	if err := n.records.write(&sb.record); err != nil {
+	if err := n.records.Write(&sb.record); err != nil {
 		n.release(sb)
 		return nil, err
 	}
@@ -204,7 +204,7 @@ func (n *Network) Detach(_ context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("detaching sandbox %s: %w", id, err) // still recorded: to be tried again
 	}
-	if err := n.records.remove(id); err != nil {
+	if err := n.records.Remove(id); err != nil {
 		return err
 	}
 	n.release(sb)

@@ -23,6 +23,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/shimd/shimd/network/records"
 	"github.com/shimd/shimd/network/rtnl"
 )
 
@@ -47,7 +48,7 @@ type Options struct {
 type Network struct {
 	opts    Options
 	log     *slog.Logger
-	records store
+	records *records.Store[record]
 	mtu     int
 	sockets chan *rtnl.Socket // idle ones
 
@@ -83,7 +84,7 @@ func Open(opts Options) (*Network, error) {
 		return nil, err
 	}
 	n := &Network{
-		opts: opts, log: opts.Logger, records: store{filepath.Join(opts.StateDir, "sandboxes")}, mtu: opts.MTU,
+		opts: opts, log: opts.Logger, records: newStore(opts.StateDir), mtu: opts.MTU,
 		sockets: make(chan *rtnl.Socket, 4), sandboxes: map[string]*sandbox{}, ports: owners{}, sysctls: map[string]string{},
 	}
 	if n.log == nil {
@@ -92,7 +93,7 @@ func Open(opts Options) (*Network, error) {
 	if n.mtu == 0 {
 		n.mtu = uplinkMTU()
 	}
-	if err := os.MkdirAll(n.records.dir, 0o700); err != nil {
+	if err := os.MkdirAll(n.records.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the network's state directory: %w", err)
 	}
 	n.nft.table = newTable(opts.TableName)
@@ -122,14 +123,14 @@ func (n *Network) restore() error {
 			cidrs = string(b)
 		}
 	}
-	records, broken, err := n.records.load()
+	recorded, broken, err := n.records.Load()
 	if err != nil {
 		return err
 	}
 	for _, err := range broken {
 		n.log.Error("a sandbox's network record can't be read; its address may be given again while it still runs", "error", err)
 	}
-	for _, r := range records {
+	for _, r := range recorded {
 		bs, err := bindings(r.Ports, r.Addresses)
 		if err != nil {
 			n.log.Error("a sandbox's recorded host ports make no sense", "sandbox", r.ID, "error", err)
@@ -184,7 +185,7 @@ func (n *Network) SetPodCIDR(cidr string) error {
 	for _, p := range n.pools {
 		current = append(current, p.prefix)
 	}
-	if err := writeWhole(filepath.Join(n.opts.StateDir, "pod-cidr"), []byte(joinCIDRs(parsed))); err != nil {
+	if err := records.WriteWhole(filepath.Join(n.opts.StateDir, "pod-cidr"), []byte(joinCIDRs(parsed))); err != nil {
 		return fmt.Errorf("recording the pod CIDR: %w", err)
 	}
 	if !slices.Equal(current, parsed) {
@@ -217,7 +218,7 @@ func (n *Network) chooseDefault(s *rtnl.Socket) error {
 	if len(n.pools) > 0 {
 		return nil
 	}
-	if err := writeWhole(filepath.Join(n.opts.StateDir, "chosen-cidr"), []byte(joinCIDRs(cidrs))); err != nil {
+	if err := records.WriteWhole(filepath.Join(n.opts.StateDir, "chosen-cidr"), []byte(joinCIDRs(cidrs))); err != nil {
 		return fmt.Errorf("recording the pod CIDR: %w", err)
 	}
 	n.log.Info("no pod CIDR was configured; chose one", "cidr", joinCIDRs(cidrs))

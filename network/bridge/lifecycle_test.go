@@ -98,7 +98,7 @@ func TestDetachLeavesNothing(t *testing.T) {
 	if _, err := netlink.LinkByName(ifbName(n.vethName("a"))); err == nil {
 		t.Error("the egress device is left")
 	}
-	if files, _ := os.ReadDir(n.records.dir); len(files) != 0 {
+	if files, _ := os.ReadDir(n.records.Dir); len(files) != 0 {
 		t.Error("a record is left")
 	}
 	if len(n.pools[0].used)+len(n.pools[1].used)+len(n.ports)+len(n.sandboxes) != 0 {
@@ -170,7 +170,7 @@ func TestReconcile(t *testing.T) {
 	_, ips := served(t, n, "live")
 	attach(t, n, publishing("dead", attachment.PortMapping{Protocol: "tcp", ContainerPort: 80, HostPort: 81}))
 	lost, _ := attach(t, n, attachment.Request{ID: "lost"}) // its record is gone, its namespace is held
-	if err := os.Remove(n.records.path("lost")); err != nil {
+	if err := os.Remove(n.records.Path("lost")); err != nil {
 		t.Fatal(err)
 	}
 	n = reopen(t, n)
@@ -187,7 +187,7 @@ func TestReconcile(t *testing.T) {
 			t.Errorf("veth of %s: %v", id, err)
 		}
 	}
-	if _, err := os.Stat(n.records.path("dead")); err == nil {
+	if _, err := os.Stat(n.records.Path("dead")); err == nil {
 		t.Error("the record of what is gone is left")
 	}
 	seen, err := nettest.Ask("tcp", "127.0.0.1:8080")
@@ -213,9 +213,9 @@ func TestRemovedBridgeIsMadeAgain(t *testing.T) {
 func TestTornRecordsAreSetAside(t *testing.T) {
 	n := open(t, Options{})
 	attach(t, n, attachment.Request{ID: "good"})
-	whole, _ := os.ReadFile(n.records.path("good"))
+	whole, _ := os.ReadFile(n.records.Path("good"))
 	for name, data := range map[string][]byte{"torn.json": whole[:len(whole)/2], "empty.json": nil, "other.json": whole, "half.json.tmp": whole[:9]} {
-		if err := os.WriteFile(filepath.Join(n.records.dir, name), data, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(n.records.Dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -223,7 +223,7 @@ func TestTornRecordsAreSetAside(t *testing.T) {
 	if len(n.sandboxes) != 1 || !n.Has("good") {
 		t.Errorf("read %v", n.sandboxes)
 	}
-	if _, err := os.Stat(filepath.Join(n.records.dir, "torn.json.broken")); err != nil {
+	if _, err := os.Stat(filepath.Join(n.records.Dir, "torn.json.broken")); err != nil {
 		t.Error(err)
 	}
 	if err := n.Reconcile(context.Background(), nil); err != nil {

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +22,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/shimd/shimd/network/attachment"
+	"github.com/shimd/shimd/network/records"
 	"github.com/shimd/shimd/network/rtnl"
 )
 
@@ -51,7 +51,7 @@ type Network struct {
 	opts  Options
 	log   *slog.Logger
 	lib   *libcni.CNIConfig
-	store store
+	store *records.Store[record]
 	watch *watch
 
 	mu        sync.Mutex
@@ -66,23 +66,23 @@ func Open(opts Options) (*Network, error) {
 	opts.AddTimeout = cmp.Or(opts.AddTimeout, addTimeout)
 	opts.DelTimeout = cmp.Or(opts.DelTimeout, delTimeout)
 	n := &Network{
-		opts: opts, log: opts.Logger, store: store{filepath.Join(opts.StateDir, "sandboxes")}, records: map[string]*record{},
+		opts: opts, log: opts.Logger, store: newStore(opts.StateDir), records: map[string]*record{},
 		lib: libcni.NewCNIConfigWithCacheDir(opts.BinDirs, opts.CacheDir, &runner{}),
 	}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(n.store.dir, 0o700); err != nil {
+	if err := os.MkdirAll(n.store.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("making the CNI state directory: %w", err)
 	}
-	records, broken, err := n.store.load()
+	recorded, broken, err := n.store.Load()
 	if err != nil {
 		return nil, err
 	}
 	for _, err := range broken {
 		n.log.Error("a sandbox's CNI record can't be read; its plugins will not be told that it ended", "error", err)
 	}
-	for _, r := range records {
+	for _, r := range recorded {
 		n.records[r.Request.ID] = r
 	}
 	n.watch = startWatch(opts.ConfDir, n.log)
@@ -154,7 +154,7 @@ func (n *Network) Attach(ctx context.Context, req attachment.Request) (attachmen
 	}
 	done := *r
 	done.IPs = slices.Clone(res.IPs)
-	if err := n.store.write(&done); err != nil {
+	if err := n.store.Write(&done); err != nil {
 		return attachment.Result{}, err
 	}
 	n.mu.Lock()
@@ -188,7 +188,7 @@ func (n *Network) record(req attachment.Request) (*record, *libcni.NetworkConfig
 		}
 	}
 	r := newRecord(req, conf.list)
-	if err := n.store.write(r); err != nil {
+	if err := n.store.Write(r); err != nil {
 		return nil, nil, err
 	}
 	n.records[req.ID] = r
@@ -257,7 +257,7 @@ func (n *Network) Detach(ctx context.Context, id string) error {
 	if err := n.lib.DelNetworkList(ctx, list, rt); err != nil {
 		return fmt.Errorf("detaching sandbox %s by CNI network %s: %w", id, list.Name, kindOf(err))
 	}
-	if err := n.store.remove(id); err != nil {
+	if err := n.store.Remove(id); err != nil {
 		return err
 	}
 	n.mu.Lock()

@@ -2,17 +2,13 @@ package cni
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/shimd/shimd/network/attachment"
+	"github.com/shimd/shimd/network/records"
 )
 
 // A record is written before the first plugin runs, with the configuration that DEL will need even if the file is changed or gone by then, and
@@ -61,68 +57,9 @@ func parseRecord(data []byte) (*record, error) {
 	return r, err
 }
 
-type store struct{ dir string }
-
-func (s store) path(id string) string { return filepath.Join(s.dir, id+".json") }
-
-func (s store) write(r *record) error {
-	data, err := json.Marshal(r)
-	if err != nil {
-		return fmt.Errorf("encoding the CNI record of sandbox %s: %w", r.Request.ID, err)
+func newStore(stateDir string) *records.Store[record] {
+	return &records.Store[record]{
+		Dir: filepath.Join(stateDir, "sandboxes"), What: "CNI record", MaxSize: maxRecord,
+		Parse: parseRecord, ID: func(r *record) string { return r.Request.ID },
 	}
-	path := s.path(r.Request.ID)
-	if err := os.WriteFile(path+".tmp", data, 0o600); err != nil {
-		return fmt.Errorf("recording sandbox %s: %w", r.Request.ID, err)
-	}
-	if err := os.Rename(path+".tmp", path); err != nil {
-		return fmt.Errorf("recording sandbox %s: %w", r.Request.ID, err)
-	}
-	return nil
-}
-
-func (s store) remove(id string) error {
-	if err := os.Remove(s.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("removing the CNI record of sandbox %s: %w", id, err)
-	}
-	return nil
-}
-
-// load reads all records; what can't be read is set aside as NAME.broken and named.
-func (s store) load() (records []*record, broken []error, err error) {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return nil, nil, fmt.Errorf("listing CNI records: %w", err)
-	}
-	for _, e := range entries {
-		path := filepath.Join(s.dir, e.Name())
-		switch filepath.Ext(path) {
-		case ".tmp":
-			_ = os.Remove(path)
-			continue
-		case ".json":
-		default:
-			continue
-		}
-		r, err := readRecord(path)
-		if err == nil && r.Request.ID != strings.TrimSuffix(e.Name(), ".json") {
-			err = fmt.Errorf("it is of sandbox %s", r.Request.ID)
-		}
-		if err != nil {
-			broken = append(broken, fmt.Errorf("CNI record %s set aside as %s.broken: %w", path, path, errors.Join(err, os.Rename(path, path+".broken"))))
-			continue
-		}
-		records = append(records, r)
-	}
-	return records, broken, nil
-}
-
-func readRecord(path string) (*record, error) {
-	if fi, err := os.Lstat(path); err != nil || !fi.Mode().IsRegular() || fi.Size() > maxRecord {
-		return nil, errors.Join(err, errors.New("not a regular file of a sensible size"))
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	return parseRecord(data)
 }

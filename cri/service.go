@@ -120,9 +120,6 @@ func (s *Service) Register(server *grpc.Server) {
 	criv1.RegisterImageServiceServer(server, s.images)
 }
 
-// StreamingAddress is where exec, attach and port-forward are served.
-func (s *Service) StreamingAddress() string { return s.streams.Address() }
-
 // Close ends all streams and answers when they have ended. Stop the gRPC server first.
 func (s *Service) Close() error {
 	return s.streams.Close()

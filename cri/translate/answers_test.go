@@ -73,8 +73,8 @@ func TestEverySignalHasANameAndComesBack(t *testing.T) {
 		if c.err() != nil {
 			t.Errorf("%d: %v", n, c.err())
 		}
-		if n != 0 && ToSignal(name) != criv1.Signal(n) {
-			t.Errorf("%d is %q, which is %v", n, name, ToSignal(name))
+		if n != 0 && toSignal(name) != criv1.Signal(n) {
+			t.Errorf("%d is %q, which is %v", n, name, toSignal(name))
 		}
 	}
 	for name, want := range map[string]criv1.Signal{
@@ -82,8 +82,8 @@ func TestEverySignalHasANameAndComesBack(t *testing.T) {
 		"QUIT": criv1.Signal_SIGNAL_SIGQUIT, "34": criv1.Signal_SIGNAL_SIGRTMIN, "37": criv1.Signal_SIGNAL_SIGRTMINPLUS3, "49": criv1.Signal_SIGNAL_SIGRTMINPLUS15,
 		"50": criv1.Signal_SIGNAL_SIGRTMAXMINUS14, "64": criv1.Signal_SIGNAL_SIGRTMAX, "31": criv1.Signal_SIGNAL_SIGSYS, "RUNTIME_DEFAULT": 0,
 	} {
-		if got := ToSignal(name); got != want {
-			t.Errorf("ToSignal(%q) = %v, want %v", name, got, want)
+		if got := toSignal(name); got != want {
+			t.Errorf("toSignal(%q) = %v, want %v", name, got, want)
 		}
 	}
 }

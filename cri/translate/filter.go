@@ -11,7 +11,7 @@ import (
 // KeepSandbox says whether a sandbox passes a filter; nil lets all pass. IDs may be prefixes.
 func KeepSandbox(f *criv1.PodSandboxFilter, s runtime.SandboxStatus) bool {
 	return strings.HasPrefix(string(s.ID), f.GetId()) &&
-		(f.GetState() == nil || f.GetState().GetState() == ToSandboxState(s.State)) &&
+		(f.GetState() == nil || f.GetState().GetState() == toSandboxState(s.State)) &&
 		selects(f.GetLabelSelector(), s.Config.Labels)
 }
 
@@ -24,7 +24,7 @@ func KeepSandboxStats(f *criv1.PodSandboxStatsFilter, s runtime.SandboxStatus) b
 func KeepContainer(f *criv1.ContainerFilter, s runtime.ContainerStatus) bool {
 	return strings.HasPrefix(string(s.ID), f.GetId()) &&
 		strings.HasPrefix(string(s.Sandbox), f.GetPodSandboxId()) &&
-		(f.GetState() == nil || f.GetState().GetState() == ToContainerState(s.State)) &&
+		(f.GetState() == nil || f.GetState().GetState() == toContainerState(s.State)) &&
 		selects(f.GetLabelSelector(), s.Config.Labels)
 }
 

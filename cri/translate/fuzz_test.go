@@ -110,7 +110,7 @@ func FuzzIDList(f *testing.F) {
 func FuzzToSignal(f *testing.F) {
 	f.Add("SIGTERM")
 	f.Fuzz(func(t *testing.T, name string) {
-		if _, known := criv1.Signal_name[int32(ToSignal(name))]; !known {
+		if _, known := criv1.Signal_name[int32(toSignal(name))]; !known {
 			t.Errorf("%q has no signal", name)
 		}
 	})

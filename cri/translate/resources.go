@@ -29,13 +29,7 @@ var (
 	unifiedKey = regexp.MustCompile(`^[a-z0-9_]+(\.[A-Za-z0-9_-]+)+$`)
 )
 
-// Resources translates LinuxContainerResources of field; nil stays nil.
-func Resources(field string, r *criv1.LinuxContainerResources) (*request.Resources, error) {
-	c := &check{}
-	out := c.resources(field, r)
-	return out, c.err()
-}
-
+// resources translates LinuxContainerResources of field; nil stays nil.
 func (c *check) resources(field string, r *criv1.LinuxContainerResources) *request.Resources {
 	if r == nil {
 		return nil
@@ -129,8 +123,8 @@ func checkIDList(list string) error {
 	return nil
 }
 
-// ToResources answers resources as CRI words them; nil stays nil.
-func ToResources(r *request.Resources) *criv1.LinuxContainerResources {
+// toResources answers resources as CRI words them; nil stays nil.
+func toResources(r *request.Resources) *criv1.LinuxContainerResources {
 	if r == nil {
 		return nil
 	}

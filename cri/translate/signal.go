@@ -20,9 +20,9 @@ func (c *check) signal(field string, s criv1.Signal) string {
 	return strings.NewReplacer("SIGNAL_", "", "MINPLUS", "MIN+", "MAXMINUS", "MAX-").Replace(name)
 }
 
-// ToSignal is the reverse. It also takes what images write as STOPSIGNAL: "TERM", "sigterm" or "15". SIGNAL_RUNTIME_DEFAULT for
+// toSignal is the reverse. It also takes what images write as STOPSIGNAL: "TERM", "sigterm" or "15". SIGNAL_RUNTIME_DEFAULT for
 // one that CRI has no name for.
-func ToSignal(name string) criv1.Signal {
+func toSignal(name string) criv1.Signal {
 	if n, err := strconv.Atoi(name); err == nil {
 		name = signalName(n)
 	}

@@ -14,7 +14,7 @@ func ToSandboxStatus(s runtime.SandboxStatus) *criv1.PodSandboxStatus {
 	out := &criv1.PodSandboxStatus{
 		Id:             string(s.ID),
 		Metadata:       toSandboxMetadata(s.Config.Metadata),
-		State:          ToSandboxState(s.State),
+		State:          toSandboxState(s.State),
 		CreatedAt:      nanos(s.CreatedAt),
 		Network:        &criv1.PodSandboxNetworkStatus{},
 		Linux:          &criv1.LinuxPodSandboxStatus{Namespaces: &criv1.Namespace{Options: toNamespaces(s.Config.Namespaces)}},
@@ -37,7 +37,7 @@ func ToSandbox(s runtime.SandboxStatus) *criv1.PodSandbox {
 	return &criv1.PodSandbox{
 		Id:             string(s.ID),
 		Metadata:       toSandboxMetadata(s.Config.Metadata),
-		State:          ToSandboxState(s.State),
+		State:          toSandboxState(s.State),
 		CreatedAt:      nanos(s.CreatedAt),
 		Labels:         s.Config.Labels,
 		Annotations:    s.Config.Annotations,
@@ -45,8 +45,8 @@ func ToSandbox(s runtime.SandboxStatus) *criv1.PodSandbox {
 	}
 }
 
-// ToSandboxState translates a sandbox's state.
-func ToSandboxState(s runtime.SandboxState) criv1.PodSandboxState {
+// toSandboxState translates a sandbox's state.
+func toSandboxState(s runtime.SandboxState) criv1.PodSandboxState {
 	if s == runtime.SandboxReady {
 		return criv1.PodSandboxState_SANDBOX_READY
 	}
@@ -58,7 +58,7 @@ func ToContainerStatus(s runtime.ContainerStatus) *criv1.ContainerStatus {
 	out := &criv1.ContainerStatus{
 		Id:          string(s.ID),
 		Metadata:    toContainerMetadata(s.Config.Metadata),
-		State:       ToContainerState(s.State),
+		State:       toContainerState(s.State),
 		CreatedAt:   nanos(s.CreatedAt),
 		StartedAt:   nanos(s.StartedAt),
 		FinishedAt:  nanos(s.FinishedAt),
@@ -71,13 +71,13 @@ func ToContainerStatus(s runtime.ContainerStatus) *criv1.ContainerStatus {
 		Labels:      s.Config.Labels,
 		Annotations: s.Config.Annotations,
 		LogPath:     s.LogPath,
-		StopSignal:  ToSignal(s.StopSignal),
+		StopSignal:  toSignal(s.StopSignal),
 	}
 	for _, m := range s.Config.Mounts {
 		out.Mounts = append(out.Mounts, toMount(m))
 	}
 	if s.Resources != nil {
-		out.Resources = &criv1.ContainerResources{Linux: ToResources(s.Resources)}
+		out.Resources = &criv1.ContainerResources{Linux: toResources(s.Resources)}
 	}
 	if s.User != nil {
 		out.User = &criv1.ContainerUser{Linux: &criv1.LinuxContainerUser{Uid: s.User.UID, Gid: s.User.GID, SupplementalGroups: s.User.Groups}}
@@ -94,15 +94,15 @@ func ToContainer(s runtime.ContainerStatus) *criv1.Container {
 		Image:        toStatusImage(s.Config.Image),
 		ImageRef:     s.ImageRef,
 		ImageId:      s.ImageID,
-		State:        ToContainerState(s.State),
+		State:        toContainerState(s.State),
 		CreatedAt:    nanos(s.CreatedAt),
 		Labels:       s.Config.Labels,
 		Annotations:  s.Config.Annotations,
 	}
 }
 
-// ToContainerState translates a container's state.
-func ToContainerState(s runtime.ContainerState) criv1.ContainerState {
+// toContainerState translates a container's state.
+func toContainerState(s runtime.ContainerState) criv1.ContainerState {
 	switch s {
 	case runtime.ContainerCreated:
 		return criv1.ContainerState_CONTAINER_CREATED

@@ -13,23 +13,11 @@ import (
 // Clone makes a detached mount of path (with all that is mounted below, when recursive). Its propagation is that of the source: of the same
 // peer group if that is shared.
 func Clone(path string, recursive bool) (*os.File, error) {
-	return clone(unix.AT_FDCWD, path, recursive)
-}
-
-// CloneAt makes a detached mount of what dir is, or of name below it. On kernels before 6.15 the mount must be attached in this mount namespace.
-func CloneAt(dir *os.File, name string, recursive bool) (*os.File, error) {
-	return clone(int(dir.Fd()), name, recursive)
-}
-
-func clone(dir int, path string, recursive bool) (*os.File, error) {
 	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
-	if path == "" {
-		flags |= unix.AT_EMPTY_PATH
-	}
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	fd, err := unix.OpenTree(dir, path, flags)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, flags)
 	if err != nil {
 		return nil, fmt.Errorf("cloning the mount at %s: %w", path, err)
 	}

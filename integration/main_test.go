@@ -5,6 +5,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ func prepare(t *testing.T, config daemon.Config) *daemon.Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Programs, config.Dir, config.CertsDir = shared.bundle.Programs(), dir, shared.certs
+	config.Programs, config.Dir, config.CertsDir = cmp.Or(config.Programs, shared.bundle.Programs()), dir, shared.certs
 	d, err := daemon.New(config)
 	if err != nil {
 		t.Fatal(err)

@@ -84,6 +84,7 @@ func TestForbiddenImports(t *testing.T) {
 			reason: "control groups are paths and limits"},
 		{from: []string{"launch"}, forbid: []string{"./image", "./network", "./cgroups", "./runtime", "./cri", "./keeper", "./node", "os/exec"},
 			reason: "a launch program is data made of descriptors and system calls"},
+		{from: []string{"userns"}, forbid: []string{"./"}, reason: "what every room may call calls none"},
 		{from: []string{"keeper", "cmd/shimd-keeper"}, forbid: []string{"./image", "./network", "./cgroups", "./runtime", "./cri", "./node", "google.golang.org/grpc", "net/http", "k8s.io"},
 			reason: "the keeper is small and knows no policy: it must hardly ever change, and its memory is paid on every node"},
 		{from: []string{"runtime"}, forbid: []string{"./cri", "./node"}, reason: "the runtime has its own words; CRI is translated above it"},

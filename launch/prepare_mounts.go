@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/launch/mounts"
+	"github.com/shimd/shimd/userns"
 )
 
 // sealing is a mount whose attributes are set when all is prepared, because mount points are made in it before: a read-only tmpfs.
@@ -346,8 +347,7 @@ func allowed(m *specs.Mount, real string, source *os.File, fs *filesystem) error
 	return invalid("destination", "%s is inside of /proc", real)
 }
 
-// asContainerRoot runs f with the file system identity of the container's root, so that what it makes belongs to it, also on idmapped mounts, where the host's root has
-// no name (EOVERFLOW). The capabilities that the kernel takes away with the identity are taken back.
+// asContainerRoot runs f with the file system identity of the container's root.
 func (b *containerBuilder) asContainerRoot(f func() error) error {
 	linux := b.in.Spec.Linux
 	if b.plan.user == 0 {
@@ -356,29 +356,11 @@ func (b *containerBuilder) asContainerRoot(f func() error) error {
 	done := make(chan error)
 	go func() {
 		goruntime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		err := becomeOwner(hostID(0, linux.UIDMappings), hostID(0, linux.GIDMappings))
+		err := userns.BecomeRoot(hostID(0, linux.UIDMappings), hostID(0, linux.GIDMappings))
 		if err == nil {
 			err = f()
 		}
 		done <- err
 	}()
 	return <-done
-}
-
-func becomeOwner(uid, gid int) error {
-	if err := errors.Join(unix.Setfsgid(gid), unix.Setfsuid(uid)); err != nil {
-		return fmt.Errorf("becoming the container's root on file systems: %w", err)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("reading capabilities: %w", err)
-	}
-	for i := range data {
-		data[i].Effective = data[i].Permitted
-	}
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return fmt.Errorf("keeping capabilities: %w", err)
-	}
-	return nil
 }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/shimd/shimd/userns"
 )
 
 // IDMap maps IDs as they are on disk on to IDs of the host, Length of them.
@@ -101,7 +103,7 @@ func (m *Mounter) Mount(spec Spec) (*os.File, error) {
 			base = m.place
 			// Overlayfs makes its own directories as who mounts it: the host's root has no name on the idmapped mount, and the overlay
 			// would be read-only.
-			if err := becomeRootOf(spec); err != nil {
+			if err := userns.BecomeRoot(hostRoot(spec.UIDs), hostRoot(spec.GIDs)); err != nil {
 				return err
 			}
 		}

@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	goruntime "runtime"
@@ -58,26 +57,6 @@ func idmapped(spec Spec) (*os.File, error) {
 		return nil, fmt.Errorf("mapping the IDs of the image store's file system (not all file systems can): %w", err)
 	}
 	return tree, nil
-}
-
-// becomeRootOf gives this thread, which ends soon, the file system identity of the mapping's root. The capabilities that the kernel takes
-// away with the identity are taken back.
-func becomeRootOf(spec Spec) error {
-	if err := errors.Join(unix.Setfsgid(hostRoot(spec.GIDs)), unix.Setfsuid(hostRoot(spec.UIDs))); err != nil {
-		return fmt.Errorf("becoming the user namespace's root on file systems: %w", err)
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return fmt.Errorf("reading capabilities: %w", err)
-	}
-	for i := range data {
-		data[i].Effective = data[i].Permitted
-	}
-	if err := unix.Capset(&header, &data[0]); err != nil {
-		return fmt.Errorf("keeping capabilities: %w", err)
-	}
-	return nil
 }
 
 // hostRoot is who ID 0 is on the host.

@@ -16,9 +16,13 @@ import (
 	"github.com/shimd/shimd/integration/daemon"
 )
 
+// externalSteps are those of a start by an external runtime.
+var externalSteps = []string{"external.attach", "external.create", "external.adopt", "external.start"}
+
 // external is a daemon with one runtime handler that names an OCI runtime of the machine's, as Debian ships it.
 type external struct {
 	name   string
+	config string
 	d      *daemon.Daemon
 	client *criclient.Client
 	image  string
@@ -35,8 +39,8 @@ func eachExternal(t *testing.T, check func(t *testing.T, e external)) {
 			if name == "crun" {
 				hideUnified(t)
 			}
-			e := external{name: name}
-			e.d, e.client = start(t, daemon.Config{More: fmt.Sprintf("[runtimes.%s]\npath = %q\n", name, path)})
+			e := external{name: name, config: fmt.Sprintf("[runtimes.%s]\npath = %q\n", name, path)}
+			e.d, e.client = start(t, daemon.Config{More: e.config})
 			e.image = pull(t, e.client)
 			check(t, e)
 			if err := e.client.RemoveAll(t.Context()); err != nil {
@@ -105,13 +109,22 @@ func (e external) wantNothingLeft(t *testing.T) {
 	}
 }
 
+// stop makes the file that the container waits for. The command's status says nothing: the container may end, and the command with it, as soon as the file is there.
+func stop(t *testing.T, client *criclient.Client, id string) {
+	t.Helper()
+	if _, _, err := client.Exec(t.Context(), id, "touch", "/stop"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestExternalRuntimes(t *testing.T) {
 	eachExternal(t, func(t *testing.T, e external) {
 		p := e.pod(t)
 		id := p.start(t, e.client, criclient.Container("main", e.image, "sh", "-c", counter))
-		if out, code, err := e.client.Exec(t.Context(), id, "sh", "-c", "echo inside; touch /stop"); err != nil || code != 0 || out != "inside\n" {
+		if out, code, err := e.client.Exec(t.Context(), id, "echo", "inside"); err != nil || code != 0 || out != "inside\n" {
 			t.Errorf("exec: %q, status %d, %v", out, code, err)
 		}
+		stop(t, e.client, id)
 		if status, err := e.client.WaitExited(t.Context(), id); err != nil || status.ExitCode != 7 {
 			t.Errorf("%v, %v", status, err)
 		}
@@ -272,9 +285,10 @@ func TestExternalSharedPIDNamespace(t *testing.T) {
 		config := criclient.Container("main", e.image, "sh", "-c", "sleep 1000 & while [ ! -e /stop ]; do usleep 10000; done; exit 6")
 		config.Linux.SecurityContext.NamespaceOptions = &criv1.NamespaceOption{Pid: criv1.NamespaceMode_POD}
 		id := p.start(t, e.client, config)
-		if out, code, err := e.client.Exec(t.Context(), id, "sh", "-c", "ps; touch /stop"); err != nil || code != 0 || !strings.Contains(out, "pause") {
+		if out, code, err := e.client.Exec(t.Context(), id, "ps"); err != nil || code != 0 || !strings.Contains(out, "pause") {
 			t.Errorf("%s, %d, %v", out, code, err)
 		}
+		stop(t, e.client, id)
 		if status, err := e.client.WaitExited(t.Context(), id); err != nil || status.ExitCode != 6 {
 			t.Errorf("%v, %v", status, err)
 		}
@@ -331,10 +345,66 @@ func TestExternalDaemonAndKeeperKilled(t *testing.T) {
 			return err == nil && len(now) == 1 && now[0] != keepers[0]
 		})
 		eventually(t, "exec works again", func() bool {
-			out, code, err := e.client.Exec(t.Context(), writer, "sh", "-c", "echo alive; touch /stop")
+			out, code, err := e.client.Exec(t.Context(), writer, "echo", "alive")
 			return err == nil && code == 0 && out == "alive\n"
 		})
+		stop(t, e.client, writer)
 		if status, err := e.client.WaitExited(t.Context(), writer); err != nil || status.ExitCode != 7 {
+			t.Errorf("%v, %v", status, err)
+		}
+	})
+}
+
+// Each step of a start fails once, and is where the daemon is killed once.
+func TestExternalStartFailsOrIsKilledAtEveryStep(t *testing.T) {
+	eachExternal(t, func(t *testing.T, e external) {
+		p := e.pod(t)
+		for n, step := range append([]string{"container.running"}, externalSteps...) {
+			config := criclient.Container(fmt.Sprint("fails-", n), e.image, "sleep", "1000")
+			client := restart(t, e.d, e.config+failpoint(step+"=error:1"))
+			id, err := client.Start(t.Context(), p.id, p.config, config)
+			if err == nil || !strings.Contains(err.Error(), step) {
+				t.Errorf("%s fails: %v", step, err)
+			}
+			if status, err := client.Status(t.Context(), id); err != nil || status.State != criv1.ContainerState_CONTAINER_EXITED || status.Reason != "StartError" {
+				t.Errorf("%s fails: %v, %v", step, status, err)
+			}
+			config = criclient.Container(fmt.Sprint("killed-", n), e.image, "sh", "-c", "while [ ! -e /stop ]; do usleep 10000; done; exit 12")
+			client = restart(t, e.d, e.config+failpoint(step+"=exit"))
+			if id, err = client.Start(t.Context(), p.id, p.config, config); err == nil {
+				t.Fatalf("%s: the daemon lives", step)
+			}
+			if err := e.d.WaitKilled(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			client = restart(t, e.d, e.config)
+			if _, err := client.StartContainer(t.Context(), &criv1.StartContainerRequest{ContainerId: id}); err != nil {
+				t.Errorf("%s, asked again: %v", step, err)
+				continue
+			}
+			stop(t, client, id)
+			if status, err := client.WaitExited(t.Context(), id); err != nil || status.ExitCode != 12 {
+				t.Errorf("%s: %v, %v", step, status, err)
+			}
+		}
+	})
+}
+
+// An image volume is attached at Start, by the daemon that starts the container.
+func TestExternalImageVolume(t *testing.T) {
+	eachExternal(t, func(t *testing.T, e external) {
+		p := e.pod(t)
+		config := criclient.Container("main", e.image, "sh", "-c", "cmp /bin/busybox /image/bin/busybox && ! touch /image/x && exit 8")
+		config.Mounts = []*criv1.Mount{{ContainerPath: "/image", Image: &criv1.ImageSpec{Image: e.image}, Readonly: true}}
+		created, err := e.client.CreateContainer(t.Context(), &criv1.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := restart(t, e.d, e.config)
+		if _, err := client.StartContainer(t.Context(), &criv1.StartContainerRequest{ContainerId: created.ContainerId}); err != nil {
+			t.Fatal(err)
+		}
+		if status, err := client.WaitExited(t.Context(), created.ContainerId); err != nil || status.ExitCode != 8 {
 			t.Errorf("%v, %v", status, err)
 		}
 	})

@@ -67,10 +67,10 @@ func (r *Runtime) startExternal(ctx context.Context, c *container) (started keep
 			r.Logger.Warn("undoing a start: removing the container will do it", "container", c.id, "error", undo)
 		}
 	}()
-	if err := r.attachBundle(ctx, c); err != nil {
+	if err := r.step(ctx, "external.attach", func() error { return r.attachBundle(ctx, c) }); err != nil {
 		return started, err
 	}
-	if started, err = r.createExternal(ctx, c); err != nil {
+	if err := r.step(ctx, "external.create", func() (err error) { started, err = r.createExternal(ctx, c); return err }); err != nil {
 		return started, err
 	}
 	// A daemon that finds this after a crash knows which process it is.
@@ -81,7 +81,7 @@ func (r *Runtime) startExternal(ctx context.Context, c *container) (started keep
 	if err := c.update(func(record *containerRecord) { record.Process = process }); err != nil {
 		return started, err
 	}
-	return started, r.runtimeStart(ctx, c)
+	return started, r.step(ctx, "external.start", func() error { return r.runtimeStart(ctx, c) })
 }
 
 // createExternal runs the runtime's create and has the keeper adopt the process that it leaves.
@@ -117,7 +117,10 @@ func (r *Runtime) createExternal(ctx context.Context, c *container) (keeper.Star
 	if err != nil {
 		return started, err
 	}
-	if err := r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: string(c.id), PIDFD: started.PIDFD, IO: streams}); err != nil {
+	err = r.step(ctx, "external.adopt", func() error {
+		return r.keeper.Adopt(ctx, keeper.AdoptRequest{ID: string(c.id), PIDFD: started.PIDFD, IO: streams})
+	})
+	if err != nil {
 		return started, fmt.Errorf("giving the container to the keeper: %w", err)
 	}
 	return started, nil

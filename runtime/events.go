@@ -74,13 +74,11 @@ func (r *Runtime) announce(kind EventType, s *sandbox, c *container) {
 	if !r.events.anyone() {
 		return
 	}
-	event := Event{Type: kind, ContainerID: string(s.id), Time: time.Now()}
+	// A sandbox that was removed is told with its last status: from there the kubelet takes which pod it was, and leaves out events without.
+	status := s.status()
+	event := Event{Type: kind, ContainerID: string(s.id), Time: time.Now(), Sandbox: &status}
 	if c != nil {
 		event.ContainerID = string(c.id)
-	}
-	if c != nil || kind != EventDeleted {
-		status := s.status()
-		event.Sandbox = &status
 	}
 	for _, member := range s.members() {
 		event.Containers = append(event.Containers, member.status())

@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -54,14 +56,13 @@ func (s *sandbox) update(change func(*sandboxRecord)) error {
 	return writeRecord(s.dir, s.record)
 }
 
-// members lists the sandbox's containers.
+// members lists the sandbox's containers, the newest first: where the kubelet gets statuses with those of their pod, it takes the first of a
+// name for the latest attempt, and would ask again and again for an attempt that there is already.
 func (s *sandbox) members() []*container {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	members := make([]*container, 0, len(s.containers))
-	for _, c := range s.containers {
-		members = append(members, c)
-	}
+	members := slices.Collect(maps.Values(s.containers))
+	s.mu.Unlock()
+	slices.SortFunc(members, func(a, b *container) int { return b.snapshot().CreatedAt.Compare(a.snapshot().CreatedAt) })
 	return members
 }
 

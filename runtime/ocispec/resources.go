@@ -3,6 +3,7 @@ package ocispec
 import (
 	"fmt"
 	"maps"
+	"slices"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -97,7 +98,11 @@ func memoryLimits(res *request.Resources, host Host) (*specs.LinuxMemory, []stri
 
 // hugepageLimits keeps the sizes that the kernel has. The kubelet sends zero limits for sizes that a pod does not use, of which one may be unknown here.
 func hugepageLimits(res *request.Resources, host Host) ([]specs.LinuxHugepageLimit, []string, error) {
-	if len(res.HugepageLimits) > 0 && !host.Hugetlb {
+	if !host.Hugetlb {
+		// A note on zero limits would be a line for every container that the kubelet ever makes.
+		if !slices.ContainsFunc(res.HugepageLimits, func(l request.HugepageLimit) bool { return l.Limit != 0 }) {
+			return nil, nil, nil
+		}
 		return nil, []string{"hugepage_limits were left out: the hugetlb controller is missing"}, nil
 	}
 	var out []specs.LinuxHugepageLimit

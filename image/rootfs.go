@@ -107,10 +107,11 @@ func (s *Store) writeContainer(container string, c *containerState) error {
 	return writeFile(s.path("containers", container, "record.json"), content, false)
 }
 
+// makeContainer keeps what the container writes out of reach of the host's other users, who could run its set-user-ID programs (CVE-2021-41103).
 func (s *Store) makeContainer(container string) error {
 	dir := s.path("containers", container)
 	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work")} {
-		if err := os.Mkdir(d, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(d, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}

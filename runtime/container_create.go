@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -84,6 +83,8 @@ func (r *Runtime) admitContainer(ctx context.Context, s *sandbox, cfg request.Co
 	s.containers[c.id] = c
 	s.byName[cfg.Metadata] = c
 	c.op.Lock()
+	c.mu.Lock() // a creation that fails at once must find itself entered
+	defer c.mu.Unlock()
 	c.create = takeOff(ctx, func(ctx context.Context) error {
 		defer c.op.Unlock()
 		return r.createContainer(ctx, c, img)
@@ -152,7 +153,7 @@ func (r *Runtime) removeHalfMade(ctx context.Context, c *container) *flight {
 }
 
 func (r *Runtime) recordContainer(c *container) error {
-	if err := os.MkdirAll(c.dir, 0o711); err != nil {
+	if err := privateDir(c.dir, c.sandbox.snapshot().Config.Namespaces.User); err != nil {
 		return fmt.Errorf("making the container's directory: %w", err)
 	}
 	return c.update(func(*containerRecord) {})

@@ -52,6 +52,11 @@ func (r *Runtime) makeSpec(ctx context.Context, c *container, img image.Image) e
 	if err := r.injectCDI(c, out.Spec, in.Container.CDIDevices); err != nil {
 		return err
 	}
+	if len(out.Volumes) > 0 {
+		if err := privateDir(c.files, in.Sandbox.Namespaces.User); err != nil {
+			return fmt.Errorf("making the directory of the image's volumes: %w", err)
+		}
+	}
 	for _, volume := range out.Volumes {
 		if err := fillVolume(c.rootfs, volume); err != nil {
 			return fmt.Errorf("making the image's volume %s: %w", volume.Path, err)

@@ -31,7 +31,7 @@ func hostname(s *sandbox) string {
 
 // writeSandboxFiles writes the files that containers without their own see in /etc.
 func (r *Runtime) writeSandboxFiles(s *sandbox) error {
-	if err := os.MkdirAll(s.files, 0o711); err != nil {
+	if err := privateDir(s.files, s.record.Config.Namespaces.User); err != nil {
 		return fmt.Errorf("making the sandbox's directory on disk: %w", err)
 	}
 	resolv, err := resolvConf(s.record.Config.DNS)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -65,6 +64,8 @@ func (r *Runtime) admitSandbox(ctx context.Context, cfg request.Sandbox) (*sandb
 	r.sandboxes[s.id] = s
 	r.byMetadata[key] = s
 	s.op.Lock()
+	s.mu.Lock() // a run that fails at once must find itself entered
+	defer s.mu.Unlock()
 	s.run = takeOff(ctx, func(ctx context.Context) error {
 		defer s.op.Unlock()
 		return r.runSandbox(ctx, s)
@@ -147,7 +148,7 @@ func (r *Runtime) undoSandbox(ctx context.Context, s *sandbox) error {
 }
 
 func (r *Runtime) recordSandbox(s *sandbox) error {
-	if err := os.MkdirAll(s.dir, 0o711); err != nil {
+	if err := privateDir(s.dir, s.snapshot().Config.Namespaces.User); err != nil {
 		return fmt.Errorf("making the sandbox's directory: %w", err)
 	}
 	return s.update(func(*sandboxRecord) {})

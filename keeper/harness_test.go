@@ -370,6 +370,19 @@ func eventually(t testing.TB, what string, is func() bool) {
 	}
 }
 
+func linuxBefore(t testing.TB, major, minor int) bool {
+	t.Helper()
+	var name unix.Utsname
+	var is [2]int
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &is[0], &is[1]); err != nil {
+		t.Fatal(err)
+	}
+	return is[0] < major || is[0] == major && is[1] < minor
+}
+
 func descriptors(t testing.TB, pid int) int {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/fd")

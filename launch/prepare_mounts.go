@@ -268,8 +268,8 @@ func (b *containerBuilder) checkPropagation(m *specs.Mount, o *mounts.Options) e
 	return nil
 }
 
-// owned adds the SELinux label, if any, and the owner to the parameters of a file system that is made outside of a user namespace: its root belongs to the container's root, and the
-// ids that are there already are the container's.
+// owned adds the SELinux label, if any, and the owner to the parameters of a file system that is made outside of a user namespace: its root
+// belongs to the container's root, and the ids that are there already are the container's.
 func (b *containerBuilder) owned(kind string, parameters ...string) []string {
 	linux := b.in.Spec.Linux
 	var out []string
@@ -317,8 +317,9 @@ func isDirectory(f *os.File) (bool, error) {
 	return st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
 }
 
-// allowed refuses mounts that would stand in for proc and sysfs, or hide parts of proc that a security decision is made by (CVE-2019-16884, CVE-2019-19921, CVE-2023-27561,
-// CVE-2023-28642). real is where the destination is when the image's links are followed, so a link cannot lead around it.
+// allowed refuses mounts that would stand in for proc and sysfs, or hide parts of proc that a security decision is made by (CVE-2019-16884,
+// CVE-2019-19921, CVE-2023-27561, CVE-2023-28642). real is where the destination is when the image's links are followed, so a link cannot
+// lead around it.
 func allowed(m *specs.Mount, real string, source *os.File, fs *filesystem) error {
 	kernel := map[string]struct {
 		kind  string

@@ -185,8 +185,8 @@ func enter(ns *os.File) (s *rtnl.Socket, index int, err error) {
 	return s, index, err
 }
 
-// Detach releases what a sandbox has. The veth goes with the network namespace, whose last descriptor the caller closes right after: deleting it by
-// a message would wait for an RCU grace period and more, 27 ms.
+// Detach releases what a sandbox has. The veth goes with the network namespace, whose last descriptor the caller closes right after:
+// deleting it by a message would wait for an RCU grace period and more, 27 ms.
 func (n *Network) Detach(_ context.Context, id string) error {
 	n.mu.Lock()
 	sb := n.sandboxes[id]

@@ -1,7 +1,7 @@
 // Package cni attaches sandboxes by CNI plugins, through libcni.
 //
-// Inside belongs reading the configuration directory, running plugins under deadlines, and remembering which configuration attached which sandbox.
-// What a plugin does is its own.
+// Inside belongs reading the configuration directory, running plugins under deadlines, and remembering which configuration attached which
+// sandbox. What a plugin does is its own.
 package cni
 
 import (

@@ -192,6 +192,11 @@ func TestKeeperKilled(t *testing.T) {
 // kernelTellsExits: from 6.15 on a pidfd tells the exit status to who is not the parent.
 func kernelTellsExits(t *testing.T) bool {
 	t.Helper()
+	return kernelIsAtLeast(t, 6, 15)
+}
+
+func kernelIsAtLeast(t *testing.T, wantMajor, wantMinor int) bool {
+	t.Helper()
 	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +205,7 @@ func kernelTellsExits(t *testing.T) bool {
 	if _, err := fmt.Sscanf(string(release), "%d.%d", &major, &minor); err != nil {
 		t.Fatal(err)
 	}
-	return major > 6 || (major == 6 && minor >= 15)
+	return major > wantMajor || (major == wantMajor && minor >= wantMinor)
 }
 
 // A client that gives up half-way and asks again gets the same sandbox and container.

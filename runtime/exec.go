@@ -101,7 +101,11 @@ func (r *Runtime) forgetExit(id string) {
 	delete(r.execs, id)
 }
 
-// killExec ends the session's command. One that has ended is success.
+// signalProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP, of Linux 6.9.
+const signalProcessGroup = 1 << 2
+
+// killExec ends the session's command, and what it has started in its process group, of which every command is the leader. (Kernels before 6.9
+// can't name the group beyond the reuse of its number: there it is the command alone.) One that has ended is success.
 func (r *Runtime) killExec(e *execSession) error {
 	if e.pidfd == nil {
 		ctx, cancel := teardown(context.Background())
@@ -111,7 +115,11 @@ func (r *Runtime) killExec(e *execSession) error {
 		}
 		return nil
 	}
-	if err := unix.PidfdSendSignal(int(e.pidfd.Fd()), unix.SIGKILL, nil, 0); err != nil && err != unix.ESRCH {
+	err := unix.PidfdSendSignal(int(e.pidfd.Fd()), unix.SIGKILL, nil, signalProcessGroup)
+	if err != nil {
+		err = unix.PidfdSendSignal(int(e.pidfd.Fd()), unix.SIGKILL, nil, 0)
+	}
+	if err != nil && err != unix.ESRCH {
 		return err
 	}
 	return nil

@@ -108,7 +108,9 @@ func TestCVE_2021_32760_LayersStayInside(t *testing.T) {
 		"dots":           func(c canary) []entry { return []entry{regular("../../../../../../../.."+c.secret, "pwned")} },
 		"absolute":       func(c canary) []entry { return []entry{regular(c.secret, "pwned")} },
 		"through-a-link": func(c canary) []entry { return []entry{link("l", c.dir), regular("l/secret", "pwned")} },
-		"through-dots":   func(c canary) []entry { return []entry{link("l", strings.Repeat("../", 30)+c.dir), regular("l/secret", "pwned")} },
+		"through-dots": func(c canary) []entry {
+			return []entry{link("l", strings.Repeat("../", 30)+c.dir), regular("l/secret", "pwned")}
+		},
 		"directory-on-a-link": func(c canary) []entry {
 			return []entry{link("l", c.dir), {Header: tar.Header{Name: "l/", Typeflag: tar.TypeDir, Mode: 0o777, Uid: 12, Gid: 13}}}
 		},
@@ -129,8 +131,12 @@ func TestCVE_2021_32760_LayersStayInside(t *testing.T) {
 		"deep": func(canary) []entry {
 			return []entry{directory(deep), link("l", "/"+deep), regular("l/"+strings.Repeat("e/", 1900)+"x", "x"), link("m", "/l/"+strings.Repeat("e/", 1900)), directory("m/" + strings.Repeat("f/", 1900))}
 		},
-		"names":      func(canary) []entry { return []entry{regular("a\nb", "x"), regular("\x1b[31mred\r", "x"), regular("\xff\xfe", "x")} },
-		"duplicates": func(c canary) []entry { return []entry{regular("x", "1"), directory("x"), link("x", c.dir), regular("x/secret", "pwned"), regular("x", "2"), link("x", c.secret), regular("x", "pwned")} },
+		"names": func(canary) []entry {
+			return []entry{regular("a\nb", "x"), regular("\x1b[31mred\r", "x"), regular("\xff\xfe", "x")}
+		},
+		"duplicates": func(c canary) []entry {
+			return []entry{regular("x", "1"), directory("x"), link("x", c.dir), regular("x/secret", "pwned"), regular("x", "2"), link("x", c.secret), regular("x", "pwned")}
+		},
 		"devices": func(canary) []entry {
 			return []entry{
 				{Header: tar.Header{Name: "work/mem", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 1}},
@@ -179,8 +185,10 @@ func TestCVE_2019_5736_ProgramIsNotTheHosts(t *testing.T) {
 		"exe":     hostileImage(t, busybox(), func(c *v1.Config) { c.Entrypoint = []string{"/proc/self/exe"} }, directory("proc")),
 		"link":    hostileImage(t, busybox(), func(c *v1.Config) { c.Entrypoint = []string{"/run-me"} }, link("run-me", "/proc/self/exe")),
 		"shebang": hostileImage(t, busybox(), func(c *v1.Config) { c.Entrypoint = []string{"/script"} }, entry{Header: tar.Header{Name: "script", Typeflag: tar.TypeReg, Mode: 0o755}, body: "#!/proc/self/exe\n"}),
-		"nul":     hostileImage(t, busybox(), func(c *v1.Config) { c.Entrypoint, c.Cmd, c.Env = []string{"env"}, nil, []string{"A=b\x00C=d", "no-equals", "=x", ""} }),
-		"huge":    hostileImage(t, busybox(), func(c *v1.Config) { c.Entrypoint, c.Env = []string{"env"}, []string{"A=" + strings.Repeat("x", 1<<20)} }),
+		"nul": hostileImage(t, busybox(), func(c *v1.Config) {
+			c.Entrypoint, c.Cmd, c.Env = []string{"env"}, nil, []string{"A=b\x00C=d", "no-equals", "=x", ""}
+		}),
+		"huge": hostileImage(t, busybox(), func(c *v1.Config) { c.Entrypoint, c.Env = []string{"env"}, []string{"A=" + strings.Repeat("x", 1<<20)} }),
 	})
 	p := runPod(t, client, "program")
 	for _, name := range []string{"exe", "link", "shebang", "nul", "huge"} {

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/runtime/request"
@@ -86,7 +85,6 @@ type containerRecord struct {
 	Reason     string
 	Message    string
 	Process    processIdentity
-	OCIProcess *specs.Process // what exec sessions are derived from
 	Privileged bool
 	Cgroup     cgroups.Path
 	Resources  *request.Resources // as in force

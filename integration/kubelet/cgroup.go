@@ -1,0 +1,155 @@
+package kubelet
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const hierarchies = "/sys/fs/cgroup"
+
+// NewCgroup makes a control group for a kubelet's cgroupRoot, in every hierarchy on v1: the kubelet wants to find it there. The name has no slash.
+// RemoveCgroup is its end.
+func NewCgroup(name string) error {
+	roots, v2, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		dir := filepath.Join(root, name)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("making the kubelet's control group: %w", err)
+		}
+		if v2 {
+			if err := enableAll(dir); err != nil {
+				return err
+			}
+			continue
+		}
+		// Empty at first, and then no process can enter.
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+			value, err := os.ReadFile(filepath.Join(root, file))
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err == nil {
+				err = os.WriteFile(filepath.Join(dir, file), value, 0o644)
+			}
+			if err != nil {
+				return fmt.Errorf("filling in %s of the kubelet's control group: %w", file, err)
+			}
+		}
+	}
+	return nil
+}
+
+// RemoveCgroup removes the group and all below. No process may be in there any more.
+func RemoveCgroup(name string) error {
+	roots, _, err := cgroupRoots()
+	if err != nil {
+		return err
+	}
+	for _, root := range roots {
+		err = errors.Join(err, removeTree(filepath.Join(root, name)))
+	}
+	return err
+}
+
+// CgroupChildren are the paths of the groups below, relative to it, in any hierarchy.
+func CgroupChildren(name string) ([]string, error) {
+	roots, _, err := cgroupRoots()
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, root := range roots {
+		dirs, err := subtree(filepath.Join(root, name))
+		if err != nil {
+			return nil, err
+		}
+		for _, dir := range dirs {
+			if below, err := filepath.Rel(filepath.Join(root, name), dir); err == nil && below != "." {
+				found = append(found, below)
+			}
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found), nil
+}
+
+func cgroupRoots() (roots []string, v2 bool, err error) {
+	var info unix.Statfs_t
+	if err := unix.Statfs(hierarchies, &info); err != nil {
+		return nil, false, fmt.Errorf("looking at %s: %w", hierarchies, err)
+	}
+	if info.Type == unix.CGROUP2_SUPER_MAGIC {
+		return []string{hierarchies}, true, nil
+	}
+	entries, err := os.ReadDir(hierarchies)
+	if err != nil {
+		return nil, false, fmt.Errorf("listing control group hierarchies: %w", err)
+	}
+	for _, entry := range entries {
+		// Two controllers in one hierarchy have a link each.
+		if entry.IsDir() && entry.Name() != "unified" {
+			roots = append(roots, filepath.Join(hierarchies, entry.Name()))
+		}
+	}
+	return roots, false, nil
+}
+
+// enableAll gives a group's children every controller that the group has.
+func enableAll(dir string) error {
+	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("reading the controllers of the kubelet's control group: %w", err)
+	}
+	for controller := range strings.FieldsSeq(string(text)) {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644); err != nil {
+			return fmt.Errorf("passing on the %s controller of the kubelet's control group: %w", controller, err)
+		}
+	}
+	return nil
+}
+
+func subtree(dir string) ([]string, error) {
+	var dirs []string
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // removed meanwhile
+		}
+		if err == nil && entry.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	return dirs, err
+}
+
+func removeTree(dir string) error {
+	dirs, err := subtree(dir)
+	if err != nil {
+		return fmt.Errorf("removing the control group %s: %w", dir, err)
+	}
+	slices.Reverse(dirs)
+	for _, dir := range dirs {
+		// Busy for a moment after its last process ended.
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			err := unix.Rmdir(dir)
+			if err == nil || errors.Is(err, unix.ENOENT) {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("removing the control group %s: %w", dir, err)
+			}
+		}
+	}
+	return nil
+}

@@ -78,6 +78,11 @@ critest: ## the whole CRI validation suite; PARALLEL=N, RUNS=N, FOCUS=regexp
 	$(GO) run ./integration/cmd/critest -logs $(BIN)/critest-logs -parallel $(or $(PARALLEL),1) -runs $(or $(RUNS),1) \
 		$(if $(FOCUS),-focus '$(FOCUS)' -minimum 1)
 
+.PHONY: kubelet-test
+kubelet-test: ## the real kubelet runs pods on shimd; builds it first, once, in six minutes or so (`make test` has this when it is built)
+	nice -n 10 $(GO) run ./integration/cmd/kubernetes
+	$(GO) test -count=1 -timeout 15m -v ./integration/kubelet/
+
 .PHONY: critest-vm
 critest-vm: ## the same in a virtual machine on cgroup v2, systemd driver; SYSTEMD= for cgroupfs, KERNEL=6.1 for an older one
 	$(GO) run ./integration/cmd/critest -bundle-to $(CURDIR)/$(BIN)/bundle

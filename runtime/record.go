@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-
 	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/runtime/request"
 )

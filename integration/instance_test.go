@@ -27,17 +27,31 @@ func TestSecondInstanceIsRefused(t *testing.T) {
 }
 
 func TestSeveralInstancesSideBySide(t *testing.T) {
-	_, one := start(t, daemon.Config{})
+	d, one := start(t, daemon.Config{})
 	_, two := start(t, daemon.Config{More: "[network]\npod_cidr = \"10.97.0.0/24\"\n"})
+	running := map[*criclient.Client][]string{}
 	for _, client := range []*criclient.Client{one, two} {
 		image := pull(t, client)
 		p := runPod(t, client, "neighbour")
 		id := p.start(t, client, criclient.Container("main", image, "sleep", "1000"))
+		running[client] = append(running[client], id)
 		if out, code, err := client.Exec(t.Context(), id, "hostname"); err != nil || code != 0 || out != "neighbour\n" {
 			t.Errorf("%q, %d, %v", out, code, err)
 		}
 	}
+	// One that starts again takes nothing of its neighbour's for a leftover of its own.
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	for _, client := range []*criclient.Client{one, two} {
+		for _, id := range running[client] {
+			if out, code, err := client.Exec(t.Context(), id, "hostname"); err != nil || code != 0 || out != "neighbour\n" {
+				t.Errorf("after a restart of the first: %q, %d, %v", out, code, err)
+			}
+		}
 		pods, err := client.ListPodSandbox(t.Context(), &criv1.ListPodSandboxRequest{})
 		if err != nil || len(pods.Items) != 1 {
 			t.Errorf("one pod each, but: %v, %v", pods, err)

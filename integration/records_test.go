@@ -7,12 +7,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimd/shimd/integration/criclient"
 	"github.com/shimd/shimd/integration/daemon"
+	"github.com/shimd/shimd/integration/tools"
 )
 
 // killKeeper ends the daemon's keeper by SIGKILL and answers its process ID.
@@ -136,6 +138,85 @@ func TestDaemonAndKeeperKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.wantNothingNew(t)
+}
+
+// The daemon is killed when a container has been started and before that is written down, and the container ends meanwhile.
+func TestContainerEndsBeforeItsStartIsRecorded(t *testing.T) {
+	d, client := start(t, daemon.Config{CgroupParent: groupsOf(t)})
+	image := warm(t, client)
+	m := look(t, d)
+	client = restart(t, d, failpoint("container.running=exit"))
+	p := runPod(t, client, "short")
+	began := time.Now()
+	id, err := client.Start(t.Context(), p.id, p.config, criclient.Container("short", image, "sh", "-c", "echo ended; exit 6"))
+	if err == nil {
+		t.Fatal("the daemon was not killed")
+	}
+	if err := d.WaitKilled(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has ended and its log is whole", func() bool {
+		text, err := os.ReadFile(filepath.Join(p.logs, "short.log"))
+		return err == nil && strings.HasSuffix(string(text), " F ended\n")
+	})
+	client = restart(t, d, "")
+	ended, err := client.WaitExited(t.Context(), id)
+	if err != nil || ended.ExitCode != 6 || ended.StartedAt < began.Add(-time.Second).UnixNano() || ended.FinishedAt < ended.StartedAt {
+		t.Errorf("%v, %v", ended, err)
+	}
+	if err := client.Remove(t.Context(), p.id); err != nil {
+		t.Fatal(err)
+	}
+	m.wantNothingNew(t)
+}
+
+// Daemon and keeper are replaced by another version while a container writes: it runs on in the same keeper process, and its log has every line.
+func TestUpgradeWhileContainersLog(t *testing.T) {
+	d, client := start(t, daemon.Config{})
+	image := pull(t, client)
+	p := runPod(t, client, "upgrade")
+	const lines = 60000
+	writer := p.start(t, client, criclient.Container("writer", image, "sh", "-c",
+		fmt.Sprintf(`i=0; while [ $i -lt %d ]; do i=$((i+1)); echo line $i; done; while [ ! -e /stop ]; do usleep 10000; done; echo end; exit 7`, lines)))
+	before, err := d.Keepers()
+	if err != nil || len(before) != 1 {
+		t.Fatalf("%v, %v", before, err)
+	}
+	root, err := tools.ModuleRoot()
+	if err != nil {
+		t.Skipf("another version can't be built: %v", err)
+	}
+	for _, version := range []string{"next", "after-next"} {
+		programs := filepath.Join(filepath.Dir(d.LogFile()), version) // there as long as the daemon
+		if err := os.Mkdir(programs, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"shimd", "shimd-keeper"} {
+			build := tools.Build{Dir: root, Package: "./cmd/" + name, Out: filepath.Join(programs, name), LDFlags: "-X main.version=" + version}
+			if err := build.Run(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		d.Replace(programs)
+		client = restart(t, d, "")
+		answer, err := client.Version(t.Context(), &criv1.VersionRequest{})
+		if err != nil || answer.RuntimeVersion != version {
+			t.Fatalf("%v, %v", answer, err)
+		}
+	}
+	if after, err := d.Keepers(); err != nil || len(after) != 1 || after[0] != before[0] {
+		t.Errorf("the keeper was process %v and is %v, %v", before, after, err)
+	}
+	if _, _, err := client.Exec(t.Context(), writer, "touch", "/stop"); err != nil {
+		t.Fatal(err)
+	}
+	if ended, err := client.WaitExited(t.Context(), writer); err != nil || ended.ExitCode != 7 {
+		t.Errorf("%v, %v", ended, err)
+	}
+	wantCounted(t, filepath.Join(p.logs, "writer.log"))
+	if found := len(content(t, filepath.Join(p.logs, "writer.log"))); found != lines+1 {
+		t.Errorf("%d lines", found)
+	}
 }
 
 // A command goes on when its container's keeper is killed, and its exit status comes all the same where the kernel tells it.

@@ -98,6 +98,9 @@ func (d *Daemon) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, filepath.Join(d.config.Programs, "shimd"), args...)
 }
 
+// Replace makes the next start run programs of another directory: an upgrade.
+func (d *Daemon) Replace(programs string) { d.config.Programs = programs }
+
 // Start runs shimd and returns when it has told systemd's way that it is ready, and answers.
 func (d *Daemon) Start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)

@@ -176,7 +176,7 @@ func askHealth(ctx context.Context, target Target, action *corev1.GRPCAction) (R
 	if err != nil {
 		return Failure, err.Error()
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	service := ""
 	if action.Service != nil {
 		service = *action.Service

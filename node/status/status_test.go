@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -46,7 +47,7 @@ func TestOf(t *testing.T) {
 			c := s.Containers[0]
 			got := s.Phase + "/" + s.Reason + " " + c.State + "/" + c.Reason
 			if c.Last != nil {
-				got += " last " + c.Last.Reason + " " + string('0'+rune(c.Last.ExitCode))
+				got += " last " + c.Last.Reason + " " + strconv.Itoa(int(c.Last.ExitCode))
 			}
 			if s.Ready {
 				got += " ready"

@@ -21,7 +21,8 @@ import (
 
 // Containers that do harm: each must end when it is told to, take nothing from its neighbours, and leave nothing.
 func TestHostileContainers(t *testing.T) {
-	d, client := start(t, daemon.Config{CgroupParent: groupsOf(t)})
+	const limits = "[limits]\npids = 400\n" // the fork bomb's end costs the machine a CPU for as long as its processes need to die
+	d, client := start(t, daemon.Config{CgroupParent: groupsOf(t), More: limits})
 	image := warm(t, client)
 	m := look(t, d)
 	hostPIDs := &criv1.NamespaceOption{Pid: criv1.NamespaceMode_NODE}

@@ -145,7 +145,11 @@ func decode(text string, cfg *Config) error {
 	var wrong *toml.DecodeError
 	if errors.As(err, &wrong) {
 		row, _ := wrong.Position()
-		return fmt.Errorf("line %d, key %s: %w", row, strings.Join(wrong.Key(), "."), err)
+		where := fmt.Sprintf("line %d", row)
+		if key := strings.Join(wrong.Key(), "."); key != "" {
+			where += ", key " + key
+		}
+		return fmt.Errorf("%s: %w", where, err)
 	}
 	return err
 }
@@ -206,7 +210,7 @@ func (c Config) checkAddresses(bad func(key, format string, args ...any)) {
 	if c.Network.PodCIDR != "" {
 		for cidr := range strings.SplitSeq(c.Network.PodCIDR, ",") {
 			if _, err := netip.ParsePrefix(strings.TrimSpace(cidr)); err != nil {
-				bad("network.pod_cidr", "%v", err)
+				bad("network.pod_cidr", "%q is not an address and a length, such as 10.88.0.0/16", cidr)
 			}
 		}
 	}

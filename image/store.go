@@ -156,7 +156,7 @@ func lockFile(file string) (*os.File, error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another process has it open: %w", errdefs.ErrFailedPrecondition)
+			return nil, fmt.Errorf("another process has it open (each shimd needs a --root of its own): %w", errdefs.ErrFailedPrecondition)
 		}
 		return nil, err
 	}

@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/shimd/shimd/config"
 )
 
 // cleanup removes every pod, ends the keeper and undoes what shimd set up on the machine. Images stay: they are files below the root directory.
 func cleanup(ctx context.Context, cfg config.Config) error {
 	log := newLogger(cfg)
+	if unix.Geteuid() != 0 {
+		return errors.New("shimd cleanup must run as root: it removes mounts, cgroups and firewall rules")
+	}
 	unlock, err := lockState(cfg)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -50,50 +51,57 @@ func main() {
 
 // run does what the arguments say.
 func run(ctx context.Context, args []string, out io.Writer) error {
-	command := ""
+	var words []string
 	for len(args) > 0 && args[0] != "" && args[0][0] != '-' {
-		command += " " + args[0]
+		words = append(words, args[0])
 		args = args[1:]
 	}
-	if command == " config default" {
+	command := strings.Join(words, " ")
+	switch command {
+	case "", "cleanup", "config check":
+	case "config default":
 		_, err := io.WriteString(out, config.DefaultFile())
 		return err
+	default:
+		return fmt.Errorf("there is no command %q; see shimd --help", command)
 	}
 	cfg, err := configure(args, out)
 	if err != nil || cfg == nil {
 		return err
 	}
 	switch command {
-	case "":
-		return serve(ctx, *cfg)
-	case " cleanup":
+	case "cleanup":
 		return cleanup(ctx, *cfg)
-	case " config check":
+	case "config check":
+		if _, err := ociRuntimes(*cfg); err != nil {
+			return err
+		}
 		_, err := fmt.Fprintln(out, "the configuration is sound")
 		return err
 	}
-	return fmt.Errorf("there is no command%q: see shimd --help", command)
+	return serve(ctx, *cfg)
 }
 
 // configure reads the configuration file and lays the flags over it. nil when only the version was asked for.
 func configure(args []string, out io.Writer) (*config.Config, error) {
 	flags := flag.NewFlagSet("shimd", flag.ContinueOnError)
-	flags.SetOutput(out)
-	flags.Usage = func() {
-		fmt.Fprint(out, usage)
-		flags.PrintDefaults()
-	}
+	flags.SetOutput(io.Discard) // a wrong flag is told in one line, the caller's
 	file := flags.String("config", "", "configuration `file`, TOML (default "+defaultConfig+", if it is there)")
 	showVersion := flags.Bool("version", false, "print the version and end")
 	root := flags.String("root", "", "`directory` of images and writable layers, on disk (default /var/lib/shimd)")
 	state := flags.String("state", "", "`directory` of records and sockets, best on tmpfs (default /run/shimd)")
 	listen := flags.String("listen", "", "`address` to serve CRI at (default unix:///run/shimd/shimd.sock)")
 	level := flags.String("log-level", "", "debug, info, warn or error (default info)")
-	if err := flags.Parse(args); err != nil {
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(out, usage)
+		flags.SetOutput(out)
+		flags.PrintDefaults()
 		return nil, err
-	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case err != nil:
+		return nil, fmt.Errorf("%w; see shimd --help", err)
+	case flags.NArg() > 0:
+		return nil, fmt.Errorf("unexpected argument %q; see shimd --help", flags.Arg(0))
 	}
 	if *showVersion {
 		_, err := fmt.Fprintf(out, "shimd %s\n", version)

@@ -120,16 +120,14 @@ func runtimeOptions(ctx context.Context, cfg config.Config, log *slog.Logger) (r
 	if err != nil {
 		return runtime.Options{}, err
 	}
+	external, err := ociRuntimes(cfg)
+	if err != nil {
+		return runtime.Options{}, err
+	}
 	options := runtime.Options{
 		Root: cfg.Root, State: cfg.State, Host: host, Machine: hostprobe.Machine(), SeccompRoot: cfg.Security.SeccompRoot,
-		OCIRuntimes: make(map[string]runtime.OCIRuntime), PidsLimit: cfg.Limits.Pids, MaxLogLine: cfg.Logs.MaxLineBytes,
+		OCIRuntimes: external, PidsLimit: cfg.Limits.Pids, MaxLogLine: cfg.Logs.MaxLineBytes,
 		Logger: log.With("room", "runtime"),
-	}
-	for name, external := range cfg.Runtimes {
-		if _, err := os.Stat(external.Path); err != nil {
-			return options, fmt.Errorf("configuration: runtimes.%s.path: %w", name, err)
-		}
-		options.OCIRuntimes[name] = runtime.OCIRuntime{Path: external.Path}
 	}
 	if len(cfg.CDI.SpecDirs) > 0 {
 		if options.CDI, err = cdi.NewRegistry(cfg.CDI.SpecDirs); err != nil {
@@ -137,6 +135,18 @@ func runtimeOptions(ctx context.Context, cfg config.Config, log *slog.Logger) (r
 		}
 	}
 	return options, nil
+}
+
+// ociRuntimes are the external runtimes that are configured; each must be there.
+func ociRuntimes(cfg config.Config) (map[string]runtime.OCIRuntime, error) {
+	runtimes := make(map[string]runtime.OCIRuntime, len(cfg.Runtimes))
+	for name, external := range cfg.Runtimes {
+		if _, err := os.Stat(external.Path); err != nil {
+			return nil, fmt.Errorf("configuration: runtimes.%s.path: %w; install it, or name where it is", name, err)
+		}
+		runtimes[name] = runtime.OCIRuntime{Path: external.Path}
+	}
+	return runtimes, nil
 }
 
 // probeHost finds what this machine can do, once.

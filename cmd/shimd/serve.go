@@ -41,6 +41,13 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 		return err
 	}
 	defer observed.close()
+	// What can be refused is refused before a keeper is started: it would outlive this process.
+	if err := observed.serve(cfg.Metrics.Address, log); err != nil {
+		return err
+	}
+	if err := clearSocket(cfg.Listen); err != nil {
+		return err
+	}
 	rooms, err := openRooms(ctx, cfg, log, observed)
 	if err != nil {
 		return err
@@ -60,9 +67,6 @@ func serve(ctx context.Context, cfg config.Config) (err error) {
 
 	listener, err := listen(cfg.Listen)
 	if err != nil {
-		return err
-	}
-	if err := observed.serve(cfg.Metrics.Address, log); err != nil {
 		return err
 	}
 	failed := make(chan error, 1)
@@ -129,23 +133,31 @@ func lockState(cfg config.Config) (unlock func(), err error) {
 	return func() { file.Close() }, nil
 }
 
-// listen makes the socket, for root and its group alone. What an earlier daemon has left in its place is removed: the lock is held.
+// clearSocket makes place for the socket: what an earlier daemon has left there is removed, anything else refused.
+func clearSocket(address string) error {
+	path := strings.TrimPrefix(address, "unix://")
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil // none, or listen tells why
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("listening at %s: it is there and not a socket: remove it, or choose another place by --listen", path)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return fmt.Errorf("listening at %s: another process serves it: end that, or choose another place by --listen", path)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("removing the socket of an earlier daemon: %w", err)
+	}
+	return nil
+}
+
+// listen makes the socket, for root and its group alone. Its place has been cleared.
 func listen(address string) (net.Listener, error) {
 	path := strings.TrimPrefix(address, "unix://")
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("making the socket's directory: %w", err)
-	}
-	if info, err := os.Lstat(path); err == nil {
-		if info.Mode().Type() != os.ModeSocket {
-			return nil, fmt.Errorf("listen: %s is there and not a socket: remove it or choose another place", path)
-		}
-		if conn, err := net.Dial("unix", path); err == nil {
-			conn.Close()
-			return nil, fmt.Errorf("listen: another process serves %s: choose another place", path)
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("removing the socket of an earlier daemon: %w", err)
-		}
 	}
 	// Made with its mode: between making and chmod nobody gets in.
 	old := unix.Umask(0o117)

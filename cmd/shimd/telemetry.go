@@ -101,7 +101,7 @@ func (t *telemetry) serve(address string, log *slog.Logger) error {
 	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return fmt.Errorf("metrics.address: %w", err)
+		return fmt.Errorf("serving metrics at metrics.address of the configuration: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(t.registry, promhttp.HandlerOpts{}))

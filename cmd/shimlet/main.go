@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -56,6 +57,10 @@ func run(args []string) error {
 
 func showStatus(args []string) error {
 	flags := flag.NewFlagSet("shimlet status", flag.ContinueOnError)
+	flags.Usage = func() {
+		fmt.Fprint(flags.Output(), "shimlet status [flags]: show the pods of the shimlet that runs\n\nFlags:\n")
+		flags.PrintDefaults()
+	}
 	socket := flags.String("socket", defaultSocket, "unix `socket` of the running shimlet")
 	var output string
 	flags.StringVar(&output, "o", "table", "`format` of the output: table or json")
@@ -80,10 +85,17 @@ func showStatus(args []string) error {
 
 // parse parses flags and refuses what is left: a forgotten dash must not go unnoticed.
 func parse(flags *flag.FlagSet, args []string) error {
-	if err := flags.Parse(args); err != nil {
+	usage := flags.Usage
+	flags.Usage = func() {}
+	flags.SetOutput(io.Discard) // a wrong flag is told in one line, main's
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		flags.SetOutput(os.Stdout)
+		usage()
 		return err
-	}
-	if flags.NArg() > 0 {
+	case err != nil:
+		return fmt.Errorf("%w; see %s --help", err, flags.Name())
+	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected argument %q; see %s --help", flags.Arg(0), flags.Name())
 	}
 	return nil
@@ -118,7 +130,7 @@ func serve(args []string) error {
 		return err
 	}
 	if o.version {
-		fmt.Println(version)
+		fmt.Println("shimlet", version)
 		return nil
 	}
 	if err := o.complete(); err != nil {

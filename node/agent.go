@@ -97,7 +97,7 @@ func New(config Config) (*Agent, error) {
 	return &Agent{
 		shared: shared{client: client, store: store, node: node, log: config.Log},
 		config: config, pods: map[string]*entry{}, problems: map[string]error{},
-		runtime: status.Runtime{Endpoint: config.Endpoint, Error: "not asked yet"},
+		runtime: status.Runtime{Endpoint: config.Endpoint, Error: notAsked},
 	}, nil
 }
 

@@ -105,6 +105,9 @@ func (a *Agent) hearing(events bool) {
 	a.runtime.Events = events
 }
 
+// notAsked stands for the error of a runtime before its first answer.
+const notAsked = "not asked yet"
+
 func (a *Agent) disconnected(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,8 +115,8 @@ func (a *Agent) disconnected(err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if a.runtime.Error == "" {
-		a.log.Error("lost the container runtime; pods are left as they are until it is back", "error", text)
+	if a.runtime.Error == "" || a.runtime.Error == notAsked {
+		a.log.Error("the container runtime does not answer; pods are left as they are until it does", "endpoint", a.config.Endpoint, "error", text)
 	}
 	a.runtime.Error = text
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -21,6 +22,8 @@ const (
 	maxMessage = 16 << 20 // bytes, as the kubelet's
 	// callTimeout bounds every call but pulls and the stream: the kubelet's runtimeRequestTimeout.
 	callTimeout = 2 * time.Minute
+	// versionTimeout is short: a runtime that is not there is to be reported, and asked again.
+	versionTimeout = 5 * time.Second
 	// sandboxTimeout is for what a network plugin may take long for.
 	sandboxTimeout = 4 * time.Minute
 )
@@ -42,6 +45,7 @@ func Dial(endpoint string) (*Client, error) {
 	conn, err := grpc.NewClient("unix://"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithUnaryInterceptor(plain),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 	)
 	if err != nil {
@@ -50,12 +54,25 @@ func Dial(endpoint string) (*Client, error) {
 	return &Client{conn: conn, Runtime: criv1.NewRuntimeServiceClient(conn), Images: criv1.NewImageServiceClient(conn)}, nil
 }
 
+// plain makes errors of calls say what the runtime says, without gRPC's words around it. They keep their codes.
+func plain(ctx context.Context, method string, request, answer any, conn *grpc.ClientConn, call grpc.UnaryInvoker, options ...grpc.CallOption) error {
+	if err := call(ctx, method, request, answer, conn, options...); err != nil {
+		return answered{err}
+	}
+	return nil
+}
+
+type answered struct{ err error }
+
+func (a answered) Error() string { return status.Convert(a.err).Message() }
+func (a answered) Unwrap() error { return a.err }
+
 // Close ends the connection and all calls on it.
 func (c *Client) Close() error { return c.conn.Close() }
 
 // Version asks who is there, and waits for a runtime that is just starting.
 func (c *Client) Version(ctx context.Context) (*criv1.VersionResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	version, err := c.Runtime.Version(ctx, &criv1.VersionRequest{}, grpc.WaitForReady(true))
 	if err != nil {

@@ -2,7 +2,8 @@
 
 GO ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+# Without -buildvcs=false, go refuses to build a clone that belongs to another user (a mounted one, root's make in a user's clone); VERSION says the same.
+BUILD_FLAGS := -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
 PROGRAMS := shimd shimd-keeper shimlet
 BIN := bin
 export CGO_ENABLED ?= 0
@@ -26,16 +27,16 @@ SYSTEMD ?= 1
 
 .PHONY: help
 help: ## this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## the programs, static, into bin/
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
+	$(GO) build $(BUILD_FLAGS) -o $(BIN)/ $(addprefix ./cmd/,$(PROGRAMS))
 
 .PHONY: cross
 cross: ## the programs for amd64 and arm64, into bin/ARCH/
-	GOARCH=amd64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/amd64/ $(addprefix ./cmd/,$(PROGRAMS))
-	GOARCH=arm64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/arm64/ $(addprefix ./cmd/,$(PROGRAMS))
+	GOARCH=amd64 $(GO) build $(BUILD_FLAGS) -o $(BIN)/amd64/ $(addprefix ./cmd/,$(PROGRAMS))
+	GOARCH=arm64 $(GO) build $(BUILD_FLAGS) -o $(BIN)/arm64/ $(addprefix ./cmd/,$(PROGRAMS))
 
 .PHONY: fmt
 fmt: ## gofmt and import order

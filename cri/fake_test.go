@@ -223,6 +223,11 @@ func (f *fakeRuntime) SandboxStats(_ context.Context, id runtime.SandboxID) (San
 	return SandboxStats{Status: s, Cgroup: f.stats(), Time: f.now, Interfaces: []runtime.NetworkInterface{{Name: "eth0", RxBytes: 5}}}, err
 }
 
+func (f *fakeRuntime) ContainerProcesses(_ context.Context, id runtime.ContainerID) (runtime.ProcessUsage, error) {
+	_, err := f.container(id)
+	return runtime.ProcessUsage{Descriptors: 4, Sockets: 1}, err
+}
+
 func (f *fakeRuntime) Events(ctx context.Context) (<-chan runtime.Event, error) {
 	out := make(chan runtime.Event)
 	go func() {

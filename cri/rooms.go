@@ -53,6 +53,8 @@ type Runtime interface {
 	ContainerStats(ctx context.Context, id runtime.ContainerID) (ContainerStats, error)
 	// SandboxStats answers the pod's own counters and each running container's.
 	SandboxStats(ctx context.Context, id runtime.SandboxID) (SandboxStats, error)
+	// ContainerProcesses answers what a running container's processes hold. It is slower than the counters.
+	ContainerProcesses(ctx context.Context, id runtime.ContainerID) (runtime.ProcessUsage, error)
 
 	// Events delivers every event from now on until ctx ends; the channel closes then, or with err set when the reader is too slow.
 	Events(ctx context.Context) (<-chan runtime.Event, error)

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"errors"
 
 	"google.golang.org/grpc"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -33,8 +34,18 @@ func (s *runtimeService) StreamPodSandboxMetrics(_ *criv1.StreamPodSandboxMetric
 
 func (s *runtimeService) listSandboxMetrics(ctx context.Context) ([]*criv1.PodSandboxMetrics, error) {
 	var items []*criv1.PodSandboxMetrics
+	var failed error
 	err := s.eachSandboxStats(ctx, nil, func(stats SandboxStats) {
+		for i := range stats.Containers {
+			c := &stats.Containers[i]
+			usage, err := s.runtime.ContainerProcesses(ctx, c.Status.ID)
+			if err == nil {
+				c.Processes = &usage
+			} else if failed == nil {
+				failed = gone(err)
+			}
+		}
 		items = append(items, podmetrics.Of(stats))
 	})
-	return items, err
+	return items, errors.Join(err, failed)
 }

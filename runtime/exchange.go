@@ -39,6 +39,14 @@ type ContainerStats struct {
 	Cgroup        *cgroups.Stats
 	OOMKills      *uint64 // processes that the kernel killed in its cgroup (cgroups.Cgroup.OOMKills); nil: not known
 	WritableLayer FsUsage
+	Processes     *ProcessUsage // only what ContainerProcesses was asked for; nil otherwise
+}
+
+// ProcessUsage is what a container's processes hold.
+type ProcessUsage struct {
+	Descriptors uint64 // open files and sockets
+	Sockets     uint64
+	OpenFiles   *uint64 // how many descriptors the container's first process may open, its soft limit; nil: no limit, or not known
 }
 
 // NetworkInterface counts one interface's traffic.

@@ -138,7 +138,12 @@ func processMetrics() []metric[cgroups.Stats] {
 		{"container_threads", "Number of threads running inside the container.", gauge, nil,
 			optional(func(s cgroups.Stats) *uint64 { return s.Processes })},
 		{"container_threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero.", gauge, nil,
-			optional(func(s cgroups.Stats) *uint64 { return s.PidsLimit })},
+			some(func(s cgroups.Stats) (uint64, bool) {
+				if s.PidsLimit == nil {
+					return 0, s.Processes != nil
+				}
+				return *s.PidsLimit, true
+			})},
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 
 // containerMetrics are those that only containers have: what they were given, and what they write.
 func containerMetrics() []metric[runtime.ContainerStats] {
-	return slices.Concat(specMetrics(), []metric[runtime.ContainerStats]{
+	return slices.Concat(specMetrics(), heldMetrics(), []metric[runtime.ContainerStats]{
 		{"container_start_time_seconds", "Start time of the container since unix epoch in seconds.", gauge, nil, some(func(s runtime.ContainerStats) (uint64, bool) {
 			return uint64(max(s.Status.StartedAt.Unix(), 0)), !s.Status.StartedAt.IsZero()
 		})},
@@ -44,6 +44,30 @@ func specMetrics() []metric[runtime.ContainerStats] {
 		{"container_spec_cpu_shares", "CPU share of the container.", gauge, nil, limit(func(r *request.Resources) int64 { return r.CPUShares })},
 		{"container_spec_memory_limit_bytes", "Memory limit for the container.", gauge, nil, limit(func(r *request.Resources) int64 { return r.MemoryLimit })},
 		{"container_spec_memory_swap_limit_bytes", "Memory swap limit for the container.", gauge, nil, limit(func(r *request.Resources) int64 { return r.MemorySwapLimit })},
+		// CRI has no such limit, but the metric is expected to be there.
+		{"container_spec_memory_reservation_limit_bytes", "Memory reservation limit for the container.", gauge, nil, limit(func(*request.Resources) int64 { return 0 })},
+	}
+}
+
+// heldMetrics are what the container's processes hold.
+func heldMetrics() []metric[runtime.ContainerStats] {
+	held := func(value func(*runtime.ProcessUsage) uint64) func(runtime.ContainerStats) []reading {
+		return some(func(s runtime.ContainerStats) (uint64, bool) {
+			if s.Processes == nil {
+				return 0, false
+			}
+			return value(s.Processes), true
+		})
+	}
+	return []metric[runtime.ContainerStats]{
+		{"container_file_descriptors", "Number of open file descriptors for the container.", gauge, nil, held(func(u *runtime.ProcessUsage) uint64 { return u.Descriptors })},
+		{"container_sockets", "Number of open sockets for the container.", gauge, nil, held(func(u *runtime.ProcessUsage) uint64 { return u.Sockets })},
+		{"container_ulimits_soft", "Soft ulimit values for the container root process.", gauge, []string{"ulimit"}, func(s runtime.ContainerStats) []reading {
+			if s.Processes == nil || s.Processes.OpenFiles == nil {
+				return nil
+			}
+			return []reading{{*s.Processes.OpenFiles, []string{"max_open_files"}}}
+		}},
 	}
 }
 

@@ -17,7 +17,7 @@ import (
 
 // full has something to tell for every metric.
 func full() runtime.SandboxStats {
-	pids, limit, oom := uint64(3), uint64(100), uint64(1)
+	pids, limit, oom, files := uint64(3), uint64(100), uint64(1), uint64(1024)
 	psi := &cgroups.PSI{Some: cgroups.PSIData{TotalMicros: 5e6}, Full: cgroups.PSIData{TotalMicros: 2e6}}
 	cg := &cgroups.Stats{
 		Time: time.Unix(1000, 0),
@@ -41,6 +41,7 @@ func full() runtime.SandboxStats {
 				Config: request.Container{Metadata: request.ContainerMetadata{Name: "nginx"}, Image: request.ImageRef{Image: "sha256:1", UserSpecified: "nginx:1"}},
 			},
 			Cgroup: cg, OOMKills: &oom, WritableLayer: runtime.FsUsage{Mountpoint: "/store", UsedBytes: 12, InodesUsed: 13},
+			Processes: &runtime.ProcessUsage{Descriptors: 21, Sockets: 4, OpenFiles: &files},
 		}},
 	}
 }
@@ -90,6 +91,11 @@ func TestValues(t *testing.T) {
 		"container_last_seen[nginx ct nginx:1 ct prod web] 1000",
 		"container_oom_events_total[nginx ct nginx:1 ct prod web] 1",
 		"container_hugetlb_usage_bytes[nginx ct nginx:1 ct prod web 2MB] 1",
+		"container_file_descriptors[nginx ct nginx:1 ct prod web] 21",
+		"container_sockets[nginx ct nginx:1 ct prod web] 4",
+		"container_ulimits_soft[nginx ct nginx:1 ct prod web max_open_files] 1024",
+		"container_threads_max[nginx ct nginx:1 ct prod web] 100",
+		"container_spec_memory_reservation_limit_bytes[nginx ct nginx:1 ct prod web] 0",
 	}
 	have := render(got.GetContainerMetrics()[0].GetMetrics())
 	for _, w := range want {

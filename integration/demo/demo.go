@@ -5,6 +5,7 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -219,9 +220,9 @@ func (d Demo) show(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	log, err := os.ReadFile(logFile)
+	log, err := waitLog(ctx, logFile, "GET / from")
 	if err != nil {
-		return fmt.Errorf("reading the pod's log: %w", err)
+		return err
 	}
 	fmt.Printf("\n%s\nThe pod's log (%s):\n%s\n", indent(body), logFile, indent(string(log)))
 	d.Progress("the pod serves")
@@ -252,6 +253,24 @@ func waitPod(ctx context.Context, client *criclient.Client) (address, logFile st
 		case <-ctx.Done():
 			return "", "", fmt.Errorf("waiting for the pod: %w", errors.Join(context.Cause(ctx), err))
 		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// waitLog answers the log once it has that line: the keeper copies what a container wrote a moment later, so the page can be there before its line.
+func waitLog(ctx context.Context, file, line string) ([]byte, error) {
+	for {
+		log, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("reading the pod's log: %w", err)
+		}
+		if bytes.Contains(log, []byte(line)) {
+			return log, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for %q in the pod's log %s: %w; it has:\n%s", line, file, context.Cause(ctx), log)
+		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

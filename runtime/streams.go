@@ -1,10 +1,12 @@
 package runtime
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/keeper"
@@ -124,11 +126,16 @@ func openLog(c *container) (*os.File, error) {
 	}
 	defer root.Close()
 	if err := root.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("making the directory of log %s: %w", path, err)
+		return nil, fmt.Errorf("making the directory of log %s: %w: %w", path, err, errdefs.ErrFailedPrecondition)
 	}
-	file, err := root.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
+	// Without O_NONBLOCK, a FIFO that somebody planted there would hang the start for ever.
+	file, err := root.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NONBLOCK, 0o640)
 	if err != nil {
-		return nil, fmt.Errorf("opening log %s in %s: %w", path, directory, err)
+		return nil, fmt.Errorf("opening log %s in %s: %w: %w", path, directory, err, errdefs.ErrFailedPrecondition)
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		file.Close()
+		return nil, fmt.Errorf("opening log %s in %s: it is no regular file: %w", path, directory, errors.Join(err, errdefs.ErrFailedPrecondition))
 	}
 	return file, nil
 }

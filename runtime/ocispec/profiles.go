@@ -11,20 +11,37 @@ import (
 // powercap tells the power that the processor draws, from which secrets of other programs can be computed (GHSA-7ww5, PLATYPUS).
 const powercap = "/sys/devices/virtual/powercap"
 
-// masks are exactly the request's: clients send the usual list, and an empty one for procMount Unmasked. Powercap is masked
-// besides, but for privileged containers, and unmasked ones in a user namespace: there the kernel refuses
+// usualMasks and usualReadonly are what the kubelet asks for, unless procMount is Unmasked.
+func usualMasks() []string {
+	return []string{
+		"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+		"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", powercap,
+	}
+}
+
+func usualReadonly() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
+
+// masks are the request's. One without any means procMount Unmasked, which Kubernetes allows in a user namespace only; from elsewhere it is a client that gave
+// the matter no thought, and gets the usual ones: root of a container with a writable /proc/sys/kernel/core_pattern is root of the host.
+//
+// Powercap is masked besides, but for privileged containers, and unmasked ones in a user namespace: there the kernel refuses
 // to read it, and a mask would keep them from mounting a sysfs of their own.
 func (g *generator) masks() error {
 	if g.sec.Privileged {
 		return nil
 	}
-	masked := slices.Clone(g.sec.MaskedPaths)
+	masked, readonly := slices.Clone(g.sec.MaskedPaths), slices.Clone(g.sec.ReadonlyPaths)
+	if len(masked)+len(readonly) == 0 && !g.inUserNamespace() {
+		masked, readonly = usualMasks(), usualReadonly()
+	}
 	if len(masked) > 0 || !g.inUserNamespace() {
 		if !slices.Contains(masked, powercap) {
 			masked = append(masked, powercap)
 		}
 	}
-	for field, list := range map[string][]string{"masked_paths": masked, "readonly_paths": g.sec.ReadonlyPaths} {
+	for field, list := range map[string][]string{"masked_paths": masked, "readonly_paths": readonly} {
 		for _, p := range list {
 			if len(p) == 0 || p[0] != '/' {
 				return invalid("linux.security_context.%s: %q is not absolute", field, p)
@@ -32,7 +49,7 @@ func (g *generator) masks() error {
 		}
 	}
 	g.spec.Linux.MaskedPaths = masked
-	g.spec.Linux.ReadonlyPaths = slices.Clone(g.sec.ReadonlyPaths)
+	g.spec.Linux.ReadonlyPaths = readonly
 	return nil
 }
 

@@ -70,7 +70,7 @@ func run(m *testing.M) (status int, err error) {
 		return 0, err
 	}
 	scope := leaks.Scope{
-		Files:  []string{"/run", "/var/run", "/var/lib", "/etc", "/opt", "/dev/shm", "/var/log"},
+		Files: []string{"/run", "/var/run", "/var/lib", "/etc", "/opt", "/dev/shm", "/var/log"},
 		// Control groups and files of tests that run at the same time; that those of this test are gone, it looks for itself.
 		Ignore: []string{"shimd-test-", "/shimd_", "go-build", "systemd-private", "shimd-bundle-", "/var/log/"},
 	}

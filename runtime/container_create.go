@@ -160,6 +160,9 @@ func (r *Runtime) recordContainer(c *container) error {
 }
 
 func (r *Runtime) makeRootfs(ctx context.Context, c *container, img image.Image) error {
+	if err := r.labelContainer(c); err != nil {
+		return err
+	}
 	if err := r.Images.CreateRootfs(ctx, string(c.id), img.ID); err != nil {
 		return fmt.Errorf("making the root file system: %w", err)
 	}

@@ -125,6 +125,11 @@ func (r *Runtime) specInput(ctx context.Context, c *container, img image.Image) 
 	if in.ImageSources, err = r.mountImageVolumes(ctx, c, in.Container.Mounts); err != nil {
 		return in, err
 	}
+	labels := c.snapshot().Labels
+	in.ProcessLabel, in.MountLabel = labels.Process, labels.Mount
+	if err := relabelMounts(in.Container.Mounts, labels); err != nil {
+		return in, err
+	}
 	return in, r.securityProfiles(&in, cfg.Security)
 }
 
@@ -139,9 +144,6 @@ func (r *Runtime) securityProfiles(in *ocispec.Input, sec request.Security) (err
 		if in.Host.AppArmorProfiles, err = security.AppArmorProfiles(); err != nil {
 			return err
 		}
-	}
-	if r.Host.SELinux {
-		in.ProcessLabel, in.MountLabel, err = security.Labels(sec.SELinux, "", sec.Privileged)
 	}
 	return err
 }
@@ -294,13 +296,4 @@ func (r *Runtime) makeCgroup(ctx context.Context, c *container) error {
 	}
 	c.cgroup = cgroup
 	return nil
-}
-
-// rootfsOptions are the options of mounts that the container's user namespace sees.
-func (r *Runtime) rootfsOptions(c *container) image.RootfsOptions {
-	options := image.RootfsOptions{}
-	if user := c.sandbox.snapshot().Config.Namespaces.User; user != nil {
-		options.UIDs, options.GIDs = imageMappings(user.UIDs), imageMappings(user.GIDs)
-	}
-	return options
 }

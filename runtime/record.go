@@ -46,9 +46,8 @@ type sandboxRecord struct {
 	// OwnsCgroup tells that the client named no parent, so that the pod's cgroup is the runtime's to remove.
 	OwnsCgroup bool
 	// Pause is the process that holds a shared PID namespace.
-	Pause processIdentity
-	// MCS is the SELinux label that the sandbox's containers share.
-	MCS string `json:",omitempty"`
+	Pause  processIdentity
+	Labels selinuxLabels
 }
 
 // containerPhase is where a container stands in its life.
@@ -88,6 +87,7 @@ type containerRecord struct {
 	Cgroup     cgroups.Path
 	Resources  *request.Resources // as in force
 	User       *ContainerUser
+	Labels     selinuxLabels
 	LogPath    string
 }
 

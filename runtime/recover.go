@@ -14,6 +14,7 @@ import (
 
 	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/keeper"
+	"github.com/shimd/shimd/security"
 )
 
 // UseKeeper gives the runtime its keeper. It comes before Recover.
@@ -112,6 +113,9 @@ func (r *Runtime) readAll() (strays []cgroups.Path, err error) {
 		}
 		s := r.newSandbox(record)
 		r.sandboxes[s.id] = s
+		if err := security.Reserve(record.Labels.Process); err != nil {
+			r.Logger.Warn("keeping the SELinux level of a pod for it", "sandbox", s.id, "error", err)
+		}
 		r.byMetadata[metadataKey(record.Config.Metadata)] = s
 	}, unreadable("sandboxes"))
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/shimd/shimd/network"
 	"github.com/shimd/shimd/runtime/request"
+	"github.com/shimd/shimd/security"
 )
 
 // shmSize is the size of a pod's /dev/shm, as the field has it.
@@ -51,7 +52,7 @@ func (r *Runtime) writeSandboxFiles(s *sandbox) error {
 			return fmt.Errorf("writing the sandbox's %s: %w", name, err)
 		}
 	}
-	return nil
+	return r.labelSandboxFiles(s)
 }
 
 // addToHosts makes the pod's own name known in its hosts file.
@@ -105,6 +106,7 @@ func mountShm(s *sandbox) error {
 		uid, gid := rootOnHost(user)
 		options += fmt.Sprintf(",uid=%d,gid=%d", uid, gid)
 	}
+	options = security.MountOptions(options, s.snapshot().Labels.Mount)
 	if err := unix.Mount("shm", target, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mounting the pod's /dev/shm: %w", err)
 	}

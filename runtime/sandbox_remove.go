@@ -7,6 +7,8 @@ import (
 	"os"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/shimd/shimd/security"
 )
 
 // RemoveSandbox stops the sandbox, removes its containers and forgets it. It is idempotent.
@@ -59,6 +61,7 @@ func (r *Runtime) removeSandbox(ctx context.Context, s *sandbox) error {
 	s.mu.Lock()
 	s.removed = true
 	s.mu.Unlock()
+	security.Release(s.snapshot().Labels.Process)
 	r.announce(EventDeleted, s, nil)
 	return nil
 }

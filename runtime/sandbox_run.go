@@ -151,7 +151,10 @@ func (r *Runtime) recordSandbox(s *sandbox) error {
 	if err := privateDir(s.dir, s.snapshot().Config.Namespaces.User); err != nil {
 		return fmt.Errorf("making the sandbox's directory: %w", err)
 	}
-	return s.update(func(*sandboxRecord) {})
+	if err := s.update(func(*sandboxRecord) {}); err != nil {
+		return err
+	}
+	return r.labelSandbox(s)
 }
 
 // makePodCgroup settles where the pod's cgroup is. A client that names a parent (the kubelet) has made it and limits it itself.

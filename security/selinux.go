@@ -70,6 +70,11 @@ func Release(process string) {
 	}
 }
 
+// MountOptions adds a mount label to the options of a file system.
+func MountOptions(options, mountLabel string) string {
+	return label.FormatMountLabel(options, mountLabel)
+}
+
 // Relabel gives the file or directory of a mount the container's label, only if the request asks for it (CVE-2021-43816).
 func Relabel(m request.Mount, mountLabel string) error {
 	if !m.SELinuxRelabel || mountLabel == "" || m.HostPath == "" {

@@ -59,7 +59,13 @@ func TestTagsAndRemoval(t *testing.T) {
 	if _, err := s.Get(t.Context(), one.id); !errdefs.IsNotFound(err) {
 		t.Errorf("got %v", err)
 	}
-	if err := s.Remove(t.Context(), two.id[7:17]); err != nil {
+	if err := s.Remove(t.Context(), two.id[7:18]); err != nil { // too short for an ID: a name, which nothing here has
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), two.id); err != nil {
+		t.Fatalf("a short name removed an image: %v", err)
+	}
+	if err := s.Remove(t.Context(), two.id[7:19]); err != nil {
 		t.Fatal(err)
 	}
 	settle(t, s)

@@ -81,7 +81,8 @@ func repoOf(name string) string {
 	return name
 }
 
-var hexDigits = regexp.MustCompile(`^[a-f0-9]{1,64}$`)
+// hexDigits are an ID, or at least as much of one as tools print. Fewer would let a name such as "cafe", whose image is not here, mean another image.
+var hexDigits = regexp.MustCompile(`^[a-f0-9]{12,64}$`)
 
 // idPrefix says whether ref may be an ID or the beginning of one, and its digits.
 func idPrefix(ref string) (string, bool) {

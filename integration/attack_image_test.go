@@ -26,7 +26,7 @@ func attackByImages(t *testing.T, attacks map[string]func(canary) v1.Image, comm
 	serve(t, set)
 	p := runPod(t, client, "victim")
 	for _, name := range sortedKeys(set) {
-		image, err := client.Pull(t.Context(), hostileName(name))
+		image, err := client.Pull(t.Context(), hostileName(t, name))
 		if err != nil {
 			t.Logf("%s: refused at the pull: %v", name, err)
 			host.wantUntouched(t)
@@ -58,6 +58,7 @@ chmod 777 /data /work /dev /etc/hosts 2>/dev/null; pwd; cat secret ../secret ../
 // Also CVE-2025-52565, CVE-2025-31133, CVE-2019-19921 and their like, end to end: links in the image where the runtime mounts, makes devices or writes.
 func TestCVE_2026_41579_CVE_2024_5154_LinksInTheImageLeadNowhere(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	attacks := map[string]func(canary) v1.Image{}
 	for _, where := range []string{"dev", "proc", "sys", "etc", "dev/pts", "dev/shm", "dev/console", "dev/null", "etc/passwd", "etc/group",
 		"etc/resolv.conf", "etc/hosts", "etc/hostname", "etc/mtab", "sys/fs/cgroup", "proc/sys", "proc/kcore"} {
@@ -76,6 +77,7 @@ func TestCVE_2026_41579_CVE_2024_5154_LinksInTheImageLeadNowhere(t *testing.T) {
 
 func TestCVE_2022_23648_VolumesOfTheImageStayInside(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	attacks := map[string]func(canary) v1.Image{}
 	for name, volume := range map[string]func(canary) string{
 		"dots":     func(c canary) string { return "/../../../../../../../.." + c.dir },
@@ -102,6 +104,7 @@ func TestCVE_2022_23648_VolumesOfTheImageStayInside(t *testing.T) {
 // Also CVE-2025-47290: end to end, as the unit tests of package layer look at one layer at a time.
 func TestCVE_2021_32760_LayersStayInside(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	deep := strings.Repeat("d/", 2000)
 	attacks := map[string]func(canary) v1.Image{}
 	for name, entries := range map[string]func(canary) []entry{
@@ -157,6 +160,7 @@ func TestCVE_2021_32760_LayersStayInside(t *testing.T) {
 // Also GHSA-xr7r of 2024, where a descriptor of the host as working directory led out of the container.
 func TestCVE_2024_21626_WorkingDirectoriesStayInside(t *testing.T) {
 	needRoot(t)
+	t.Parallel()
 	attacks := map[string]func(canary) v1.Image{}
 	for n := range 16 {
 		attacks[fmt.Sprintf("fd-%d", n)] = func(canary) v1.Image {
@@ -180,6 +184,7 @@ func TestCVE_2024_21626_WorkingDirectoriesStayInside(t *testing.T) {
 
 // The program of the image is the container's own: /proc/self/exe names nothing of the host's.
 func TestCVE_2019_5736_ProgramIsNotTheHosts(t *testing.T) {
+	t.Parallel()
 	_, client := start(t, daemon.Config{})
 	serve(t, map[string]v1.Image{
 		"exe":     hostileImage(t, busybox(), func(c *v1.Config) { c.Entrypoint = []string{"/proc/self/exe"} }, directory("proc")),
@@ -192,7 +197,7 @@ func TestCVE_2019_5736_ProgramIsNotTheHosts(t *testing.T) {
 	})
 	p := runPod(t, client, "program")
 	for _, name := range []string{"exe", "link", "shebang", "nul", "huge"} {
-		image, err := client.Pull(t.Context(), hostileName(name))
+		image, err := client.Pull(t.Context(), hostileName(t, name))
 		if err != nil {
 			t.Logf("%s: %v", name, err)
 			continue
@@ -207,6 +212,7 @@ func TestCVE_2019_5736_ProgramIsNotTheHosts(t *testing.T) {
 }
 
 func TestCVE_2024_40635_CVE_2026_46680_UsersOfTheImage(t *testing.T) {
+	t.Parallel()
 	_, client := start(t, daemon.Config{})
 	users := map[string]string{
 		"overflow": "4294967296", "wraps": "18446744073709551616", "negative": "-1", "minus": "-4294967296", "plus": "+0", "hex": "0x0", "octal": "00", "spaces": " 0", "colon": ":0",
@@ -222,7 +228,7 @@ func TestCVE_2024_40635_CVE_2026_46680_UsersOfTheImage(t *testing.T) {
 	serve(t, set)
 	p := runPod(t, client, "users")
 	for _, name := range sortedKeys(set) {
-		image, err := client.Pull(t.Context(), hostileName(name))
+		image, err := client.Pull(t.Context(), hostileName(t, name))
 		if err != nil {
 			t.Logf("%s: %v", name, err)
 			continue

@@ -136,7 +136,7 @@ func TestCVE_2025_0750_CraftedContainers(t *testing.T) {
 	_, client := start(t, daemon.Config{})
 	host := newCanary(t)
 	serve(t, map[string]v1.Image{"links": hostileImage(t, busybox(), nil, link("p", "/proc"), link("out", host.dir), link("s", "/proc/self"), link("fd", "/proc/self/fd/7"), directory("proc"))})
-	image, err := client.Pull(t.Context(), hostileName("links"))
+	image, err := client.Pull(t.Context(), hostileName(t, "links"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func TestCVE_2024_3727_CraftedIDs(t *testing.T) {
 				return err
 			},
 			"PullImage": func() error {
-				_, err := client.Images.PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: hostileHost + "/x@sha256:" + id}})
+				_, err := client.Images.PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: hostileHost(t) + "/x@sha256:" + id}})
 				return err
 			},
 		} {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -27,8 +28,11 @@ import (
 
 // The attacks on the real daemon: this file has what they share. What must hold for each published flaw, and where it is tested, is in docs/security.md.
 
-// hostileHost is the registry's name that hostile images are pulled from.
-const hostileHost = "hostile.test"
+// hostileHost is the registry's name that a test's hostile images are pulled from: each its own, as they run at the same time.
+func hostileHost(t *testing.T) string {
+	t.Helper()
+	return fmt.Sprintf("hostile-%x.test", crc32.ChecksumIEEE([]byte(t.Name())))
+}
 
 // entry is one member of a hostile layer, written exactly as given.
 type entry struct {
@@ -94,12 +98,12 @@ func hostileImage(t *testing.T, base v1.Image, config func(*v1.Config), entries 
 
 func busybox() v1.Image { return shared.images[images.Busybox] }
 
-// serve puts images into a registry of the test's own; they are pulled as hostile.test/NAME:1.
+// serve puts images into a registry of the test's own; they are pulled by their hostileName.
 func serve(t *testing.T, set map[string]v1.Image) {
 	t.Helper()
 	full := map[string]v1.Image{}
 	for name, image := range set {
-		full[hostileHost+"/"+name+":1"] = image
+		full[hostileName(t, name)] = image
 	}
 	server, err := registry.Start(t.Context(), "127.0.0.1:0", full)
 	if err != nil {
@@ -115,7 +119,10 @@ func serve(t *testing.T, set map[string]v1.Image) {
 	}
 }
 
-func hostileName(name string) string { return hostileHost + "/" + name + ":1" }
+func hostileName(t *testing.T, name string) string {
+	t.Helper()
+	return hostileHost(t) + "/" + name + ":1"
+}
 
 // canary is a directory of the host's that no attack may read or change.
 type canary struct{ dir, secret, before string }
@@ -239,7 +246,7 @@ func sortedKeys[V any](m map[string]V) []string {
 func hostileWithVolume(t *testing.T, client *criclient.Client) string {
 	t.Helper()
 	serve(t, map[string]v1.Image{"volume": hostileImage(t, busybox(), func(c *v1.Config) { c.Volumes = map[string]struct{}{"/data": {}} }, directory("data"))})
-	image, err := client.Pull(t.Context(), hostileName("volume"))
+	image, err := client.Pull(t.Context(), hostileName(t, "volume"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -198,7 +198,7 @@ func TestContainerErrors(t *testing.T) {
 		change func(*specs.Spec)
 		want   string
 	}{
-		"missing":     {func(s *specs.Spec) { s.Process.Args = []string{"/bin/foo"} }, `starting container: executing "/bin/foo": no such file or directory in the image`},
+		"missing":     {func(s *specs.Spec) { s.Process.Args = []string{"/bin/foo"} }, `launching it: executing "/bin/foo": no such file or directory in the image`},
 		"not in PATH": {func(s *specs.Spec) { s.Process.Args = []string{"foo"} }, `executing "foo": no such file or directory`},
 		"directory":   {func(s *specs.Spec) { s.Process.Args = []string{"/etc"} }, `executing "/etc": permission denied`},
 	} {

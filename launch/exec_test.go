@@ -96,7 +96,7 @@ func TestExec(t *testing.T) {
 			contains(t, res.output, "uid=0 gid=7 groups=5,6", "inside", "/tmp\n0\n1\n2\n3\nCap", "sleep", "CapInh:\t0000000000000000")
 			process.Args = []string{"nothing"}
 			res = runExec(t, ExecInput{Process: &process, PID: pid, PIDFD: pidfd, Spec: spec})
-			if res.err == nil || !strings.Contains(res.err.Error(), `executing in container: executing "nothing": no such file or directory in the container`) {
+			if res.err == nil || !strings.Contains(res.err.Error(), `launching it: executing "nothing": no such file or directory in the container`) {
 				t.Errorf("error %v", res.err)
 			}
 		})

@@ -20,7 +20,7 @@ type Launch struct {
 	CgroupDir       *os.File // clone the child into this cgroup (v2)
 	Console         *os.File // the master of the terminal; closed by Close like the rest, so duplicate it to keep it
 
-	what, where string // "starting container", "in the image"
+	what, where string // "launching it", "in the image"
 	owned       []*os.File
 }
 

@@ -94,7 +94,7 @@ func (b *containerBuilder) build(ctx context.Context) (*Launch, error) {
 		Program: program, Executable: exe, Files: b.fds.files, CgroupDir: b.in.CgroupDir, Console: b.console,
 		NewPIDNamespace: b.has(specs.PIDNamespace) && b.in.Join[specs.PIDNamespace] == nil && !b.plan.newPID,
 		Reparents:       b.plan.newPID || b.plan.joinPID != 0,
-		what:            "starting container", where: "in the image or its volumes", owned: append(b.fds.owned, exe),
+		what:            "launching it", where: "in the image or its volumes", owned: append(b.fds.owned, exe),
 	}, nil
 }
 

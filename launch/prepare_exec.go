@@ -160,7 +160,7 @@ func (b *execBuilder) build() (*Launch, error) {
 	}
 	return &Launch{
 		Program: program, Executable: exe, Files: b.fds.files, Reparents: true, Console: b.master,
-		what: "executing in container", where: "in the container", owned: append(append(b.fds.owned, exe), b.opened...),
+		what: "launching it", where: "in the container", owned: append(append(b.fds.owned, exe), b.opened...),
 	}, nil
 }
 

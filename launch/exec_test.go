@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -46,6 +47,14 @@ func running(t testing.TB, dir string, spec *specs.Spec, change func(*ContainerI
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if line != "up\n" {
 		t.Fatalf("container says %q, %v", line, err)
+	}
+	// The shell says that it is up before it becomes sleep.
+	for name := ""; name != "sleep\n"; time.Sleep(time.Millisecond) {
+		comm, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/comm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = string(comm)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

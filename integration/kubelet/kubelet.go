@@ -159,8 +159,11 @@ func (k *Kubelet) Kill() error {
 		return fmt.Errorf("killing the kubelet: %w", err)
 	}
 	select {
-	case <-k.exited:
+	case err := <-k.exited:
 		k.cmd = nil
+		if exited := new(exec.ExitError); err != nil && !errors.As(err, &exited) {
+			return fmt.Errorf("waiting for the kubelet: %w", err)
+		}
 		return nil
 	case <-time.After(patience):
 		return errors.New("the kubelet did not end on SIGKILL")

@@ -22,7 +22,7 @@ const podCIDR = "10.99.0.0/24"
 // The real kubelet, without a cluster, runs the pods of testdata on shimd. What a user would see is asserted through the kubelet's API.
 func TestKubeletRunsStaticPods(t *testing.T) {
 	// shimd is not one of the runtimes that the kubelet's cAdvisor knows.
-	n := startNode(t, map[string]bool{"PodAndContainerStatsFromCRI": true})
+	n := startNode(t, map[string]bool{"PodAndContainerStatsFromCRI": true}, nil)
 	n.runFiles(t, "*")
 	runParts(t, n, []part{
 		{"web", testWeb}, {"streams", testStreams}, {"crash", testCrash}, {"memory", testMemory}, {"hostnetwork", testHostNetwork}, {"processes", testProcesses},
@@ -35,7 +35,7 @@ func TestKubeletRunsStaticPods(t *testing.T) {
 func TestKubeletDrivenByEvents(t *testing.T) {
 	n := startNode(t, map[string]bool{
 		"PodAndContainerStatsFromCRI": true, "EventedPLEG": true, "CRIListStreaming": true, "ContainerStopSignals": true, "ImageVolumeWithDigest": true,
-	})
+	}, nil)
 	n.runFiles(t, "[cms]*")
 	runParts(t, n, []part{
 		{"crash", testCrash}, {"memory", testMemory}, {"secure", testSecure}, {"sidecar", testSidecar}, {"files removed", testFilesRemoved},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,8 @@ type node struct {
 // keepVariable names a directory to which logs are copied.
 const keepVariable = "SHIMD_TEST_LOGS"
 
-func startNode(t *testing.T, gates map[string]bool) *node {
+// startNode runs both. more is further configuration of the kubelet's.
+func startNode(t *testing.T, gates map[string]bool, more map[string]any) *node {
 	t.Helper()
 	if reason != "" {
 		t.Skip(reason)
@@ -42,7 +44,7 @@ func startNode(t *testing.T, gates map[string]bool) *node {
 	}
 	n.kubelet, err = kubelet.New(kubelet.Config{
 		Program: shared.kubelet, Dir: filepath.Join(dir, "kubelet"), Endpoint: n.daemon.Endpoint(),
-		NodeName: "node", NodeIP: nodeIP, CgroupRoot: "/" + n.cgroup, PodCIDR: podCIDR, Gates: gates,
+		NodeName: "node", NodeIP: nodeIP, CgroupRoot: "/" + n.cgroup, PodCIDR: podCIDR, Gates: gates, More: more,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -70,8 +72,12 @@ func (n *node) cleanup(t *testing.T) {
 	defer cancel()
 	if keep := os.Getenv(keepVariable); keep != "" {
 		for _, file := range []string{n.daemon.LogFile(), n.kubelet.LogFile()} {
-			if text, err := os.ReadFile(file); err != nil || os.WriteFile(filepath.Join(keep, t.Name()+"-"+filepath.Base(file)), text, 0o644) != nil {
-				t.Errorf("keeping %s: %v", file, err)
+			text, err := os.ReadFile(file)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(keep, strings.ReplaceAll(t.Name(), "/", "-")+"-"+filepath.Base(file)), text, 0o644)
+			}
+			if err != nil {
+				t.Errorf("keeping a log: %v", err)
 			}
 		}
 	}

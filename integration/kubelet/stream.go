@@ -32,7 +32,7 @@ func (k *Kubelet) Exec(ctx context.Context, pod, container, stdin string, comman
 	if err != nil {
 		return "", "", 0, fmt.Errorf("running %q in %s of pod %s: %w", command, container, pod, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // all that matters was read
 	for _, message := range [][]byte{append([]byte{stdinChannel}, stdin...), {closeChannel, stdinChannel}} {
 		if err := websocket.Message.Send(conn, message); err != nil {
 			return "", "", 0, fmt.Errorf("sending the input of %q: %w", command, err)
@@ -87,7 +87,7 @@ func (k *Kubelet) FetchForwarded(ctx context.Context, pod string, podPort int, p
 	if err != nil {
 		return "", fmt.Errorf("forwarding port %d of pod %s: %w", podPort, pod, err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // all that matters was read
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(context.Context, string, string) (net.Conn, error) {

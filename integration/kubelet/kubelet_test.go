@@ -67,7 +67,7 @@ func runParts(t *testing.T, n *node, parts []part) {
 }
 
 // aboutRuntime fits complaints from the kubelet's files that deal with the runtime. Others may come from whatever else goes on on this machine.
-var aboutRuntime = regexp.MustCompile(`rpc error|shimd|\d+ (remote_\w+|kuberuntime_\w+|evented|generic|cri_\w+|pod_workers|prober|worker|image_manager|image_gc_manager|userns_manager|pod_container_\w+|kubelet_pods|kubelet_getters|helpers)\.go:`)
+var aboutRuntime = regexp.MustCompile(`rpc error|\d+ (remote_\w+|kuberuntime_\w+|evented|generic|cri_\w+|pod_workers|prober|worker|image_manager|image_gc_manager|userns_manager|pod_container_\w+|kubelet_pods|kubelet_getters|helpers)\.go:`)
 
 // expected are complaints of the kubelet's that have nothing to do with the runtime, or are what the test does.
 var expected = []string{

@@ -85,7 +85,7 @@ var expected = []string{
 	// It lists containers, removes them, and asks for the status of one that it has just removed.
 	"does not exist: not found",
 	// While the daemon is away, and when a client of the kubelet is.
-	"code = Unavailable", "addrConn.createTransport failed", "code = Canceled", "context canceled", "use of closed network connection", "Container runtime not ready", "Container runtime sanity check failed",
+	"code = Unavailable", "connection error: desc", "addrConn.createTransport failed", "code = Canceled", "context canceled", "use of closed network connection", "Container runtime not ready", "Container runtime sanity check failed",
 }
 
 func testWeb(t *testing.T, n *node) {

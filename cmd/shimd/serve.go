@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -137,8 +138,11 @@ func lockState(cfg config.Config) (unlock func(), err error) {
 func clearSocket(address string) error {
 	path := strings.TrimPrefix(address, "unix://")
 	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return nil // none, or listen tells why
+		return fmt.Errorf("looking for the socket of an earlier daemon: %w", err)
 	}
 	if info.Mode().Type() != os.ModeSocket {
 		return fmt.Errorf("listening at %s: it is there and not a socket: remove it, or choose another place by --listen", path)

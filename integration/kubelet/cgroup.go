@@ -52,9 +52,13 @@ func NewCgroup(name string) error {
 
 // RemoveCgroup removes the group and all below. No process may be in there any more.
 func RemoveCgroup(name string) error {
-	roots, _, err := cgroupRoots()
+	roots, v2, err := cgroupRoots()
 	if err != nil {
 		return err
+	}
+	if !v2 {
+		// The kubelet makes groups in the v2 tree beside v1 too.
+		roots = append(roots, filepath.Join(hierarchies, "unified"))
 	}
 	for _, root := range roots {
 		err = errors.Join(err, removeTree(filepath.Join(root, name)))

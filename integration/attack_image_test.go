@@ -142,9 +142,9 @@ func TestCVE_2021_32760_LayersStayInside(t *testing.T) {
 		},
 		"devices": func(canary) []entry {
 			return []entry{
-				{Header: tar.Header{Name: "work/mem", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 1}},
-				{Header: tar.Header{Name: "work/secret", Typeflag: tar.TypeBlock, Mode: 0o666, Devmajor: 259, Devminor: 0}},
-				{Header: tar.Header{Name: "work/kmsg", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 11}},
+				{Header: tar.Header{Name: "spot/mem", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 1}},
+				{Header: tar.Header{Name: "spot/secret", Typeflag: tar.TypeBlock, Mode: 0o666, Devmajor: 259, Devminor: 0}},
+				{Header: tar.Header{Name: "spot/kmsg", Typeflag: tar.TypeChar, Mode: 0o666, Devmajor: 1, Devminor: 11}},
 			}
 		},
 		"attributes": func(canary) []entry {
@@ -154,7 +154,7 @@ func TestCVE_2021_32760_LayersStayInside(t *testing.T) {
 	} {
 		attacks[name] = func(c canary) v1.Image { return hostileImage(t, busybox(), nil, entries(c)...) }
 	}
-	attackByImages(t, attacks, "sh", "-c", inspect+`; for d in /work/mem /work/secret /work/kmsg; do head -c 10 $d && echo `+secretWord+`; done; cat /l/secret /secret /m /x`)
+	attackByImages(t, attacks, "sh", "-c", inspect+`; for d in /spot/mem /spot/secret /spot/kmsg; do head -c 10 $d && echo `+secretWord+`; done; cat /l/secret /secret /m /x`)
 }
 
 // Also GHSA-xr7r of 2024, where a descriptor of the host as working directory led out of the container.

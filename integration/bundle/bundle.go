@@ -145,7 +145,14 @@ func Enter(ctx context.Context, opts enclosure.Options) (Bundle, bool, error) {
 	if err != nil {
 		return Bundle{}, false, fmt.Errorf("making a directory for the bundle: %w", err)
 	}
-	opts.AtExit = func() error { return os.RemoveAll(dir) }
+	callers := opts.AtExit
+	opts.AtExit = func() error {
+		err := os.RemoveAll(dir)
+		if callers != nil {
+			err = errors.Join(err, callers())
+		}
+		return err
+	}
 	if _, err := Write(ctx, root, dir); err != nil {
 		return Bundle{}, false, errors.Join(err, opts.AtExit())
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/shimd/shimd/node/criclient"
 	"github.com/shimd/shimd/node/manifest"
+	"github.com/shimd/shimd/node/objects"
 	"github.com/shimd/shimd/node/plan"
 	"github.com/shimd/shimd/node/translate"
 	"github.com/shimd/shimd/node/volume"
@@ -123,7 +124,7 @@ func (w *worker) runSandbox(ctx context.Context, action plan.Action) error {
 			return because("SandboxChanged", err)
 		}
 	}
-	if err := w.store.Prepare(w.pod); err != nil {
+	if err := w.store.Prepare(ctx, w.pod, objects.Offline{}); err != nil {
 		return because("FailedMount", err)
 	}
 	if err := os.MkdirAll(translate.LogDirectory(w.node.LogDir, w.pod), 0o755); err != nil {
@@ -171,7 +172,7 @@ func (w *worker) configure(c *corev1.Container, action plan.Action, sandbox plan
 	if err := os.MkdirAll(filepath.Dir(w.logPath(c.Name, action.Attempt)), 0o755); err != nil {
 		return nil, fmt.Errorf("making the log directory of container %s: %w", c.Name, err)
 	}
-	mounts, err := w.store.Mounts(w.pod, c, action.Attempt, hosts)
+	mounts, err := w.store.Mounts(w.pod, c, volume.Run{Attempt: action.Attempt, Hosts: hosts})
 	if err != nil {
 		return nil, err
 	}

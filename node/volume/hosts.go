@@ -33,8 +33,12 @@ func podHosts(hosts Hosts) string {
 	var out strings.Builder
 	out.WriteString("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n" +
 		"fe00::0\tip6-localnet\nfe00::0\tip6-mcastprefix\nfe00::1\tip6-allnodes\nfe00::2\tip6-allrouters\n")
+	names := hosts.Hostname
+	if hosts.Domain != "" {
+		names = hosts.Hostname + "." + hosts.Domain + "\t" + hosts.Hostname
+	}
 	for _, ip := range hosts.IPs {
-		fmt.Fprintf(&out, "%s\t%s\n", ip, hosts.Hostname)
+		fmt.Fprintf(&out, "%s\t%s\n", ip, names)
 	}
 	return out.String()
 }

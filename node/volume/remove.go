@@ -19,6 +19,9 @@ func (s *Store) Remove(uid string) error {
 	if uid == "" || strings.ContainsAny(uid, "/\x00") || uid == "." || uid == ".." {
 		return fmt.Errorf("removing the directory of pod %q: not an ID: %w", uid, errdefs.ErrInvalidArgument)
 	}
+	state := s.state(uid)
+	state.mu.Lock()
+	defer state.mu.Unlock()
 	dir := s.pod(uid)
 	mounted, err := mountsBelow(dir)
 	if err != nil {
@@ -38,6 +41,9 @@ func (s *Store) Remove(uid string) error {
 	if err := os.RemoveAll(dir); err != nil { // does not follow links
 		return fmt.Errorf("removing the directory of pod %s: %w", uid, err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.states, uid)
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,10 @@ import (
 type Store struct {
 	root string
 	lock *os.File
+
+	mu     sync.Mutex
+	states map[string]*state // by UID
+	claims sync.Mutex        // guards who uses which persistent volume
 }
 
 // Record is what the agent has to know of a pod when its file is gone or broken.
@@ -44,7 +49,7 @@ func Open(root string) (*Store, error) {
 		lock.Close()
 		return nil, fmt.Errorf("locking %s: another shimlet uses this directory; give one of them another --root-dir: %w", root, err)
 	}
-	return &Store{root: root, lock: lock}, nil
+	return &Store{root: root, lock: lock, states: map[string]*state{}}, nil
 }
 
 // Close lets another agent in.

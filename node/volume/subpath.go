@@ -38,7 +38,8 @@ func (s *Store) subPath(uid, container string, index int, volume, sub string) (s
 	return target, nil
 }
 
-// openBelow opens a path below a directory, and makes directories where nothing is, as the kubelet does. Links that stay below are followed.
+// openBelow opens a path below a directory, and makes directories where nothing is, with the volume's own mode: the pod's group gets in where it
+// gets into the volume. Links that stay below are followed.
 func openBelow(root int, sub string) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := openat2(root, sub, &how)
@@ -50,21 +51,35 @@ func openBelow(root int, sub string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
+	var volume unix.Stat_t
+	if err := unix.Fstat(root, &volume); err != nil {
+		unix.Close(at)
+		return -1, err
+	}
 	walked := ""
 	for name := range strings.SplitSeq(filepath.Clean(sub), "/") {
-		if err := unix.Mkdirat(at, name, 0o750); err != nil && err != unix.EEXIST {
+		made := unix.Mkdirat(at, name, 0o700)
+		if made != nil && made != unix.EEXIST {
 			unix.Close(at)
-			return -1, err
+			return -1, made
 		}
 		walked = filepath.Join(walked, name)
 		next, err := openat2(root, walked, &how)
 		unix.Close(at)
+		if err == nil && made == nil {
+			err = chmodOpened(next, volume.Mode&0o7777)
+		}
 		if err != nil {
 			return -1, err
 		}
 		at = next
 	}
 	return at, nil
+}
+
+// chmodOpened sets the mode of what a descriptor stands for, whatever has its name by now, and whatever the umask is.
+func chmodOpened(fd int, mode uint32) error {
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode)
 }
 
 // openat2 tries again what a rename somewhere on the machine interrupted: the kernel cannot tell then that the path stayed below.

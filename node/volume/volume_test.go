@@ -9,6 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/shimd/shimd/node/objects"
 )
 
 func open(t *testing.T) *Store {
@@ -77,16 +79,16 @@ func TestEmptyDirs(t *testing.T) {
 		{Name: "memory", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory, SizeLimit: &size}}},
 	}
 	for range 2 { // idempotent
-		if err := s.Prepare(pod); err != nil {
+		if err := s.Prepare(t.Context(), pod, objects.Offline{}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var stat unix.Stat_t
-	if err := unix.Stat(s.pod("uid", "volumes", "disk"), &stat); err != nil || stat.Gid != 1234 || stat.Mode&0o7777 != 0o2770 {
+	if err := unix.Stat(s.Path(pod, &pod.Spec.Volumes[0]), &stat); err != nil || stat.Gid != 1234 || stat.Mode&0o7777 != 0o2770 {
 		t.Errorf("disk: %v gid %d mode %o", err, stat.Gid, stat.Mode)
 	}
 	var fs unix.Statfs_t
-	if err := unix.Statfs(s.pod("uid", "volumes", "memory"), &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || int64(fs.Blocks)*fs.Bsize != 1<<20 {
+	if err := unix.Statfs(s.Path(pod, &pod.Spec.Volumes[1]), &fs); err != nil || fs.Type != unix.TMPFS_MAGIC || int64(fs.Blocks)*fs.Bsize != 1<<20 {
 		t.Errorf("memory: %v %+v", err, fs)
 	}
 	if below, err := mountsBelow(s.pod("uid")); err != nil || len(below) != 1 {
@@ -186,10 +188,10 @@ func TestMountsAndMessages(t *testing.T) {
 	pod.Spec.HostAliases = []corev1.HostAlias{{IP: "192.0.2.9", Hostnames: []string{"a", "b"}}}
 	pod.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
 	c := &corev1.Container{Name: "main", TerminationMessagePath: "/dev/termination-log", VolumeMounts: []corev1.VolumeMount{{Name: "v", MountPath: "data", ReadOnly: true}}}
-	if err := s.Prepare(pod); err != nil {
+	if err := s.Prepare(t.Context(), pod, objects.Offline{}); err != nil {
 		t.Fatal(err)
 	}
-	mounts, err := s.Mounts(pod, c, 3, Hosts{IPs: []string{"10.0.0.2", "fd00::2"}, Hostname: "web"})
+	mounts, err := s.Mounts(pod, c, Run{Attempt: 3, Hosts: Hosts{IPs: []string{"10.0.0.2", "fd00::2"}, Hostname: "web"}})
 	if err != nil || len(mounts) != 3 {
 		t.Fatalf("%v %v", mounts, err)
 	}

@@ -81,8 +81,12 @@ critest: ## the whole CRI validation suite; PARALLEL=N, RUNS=N, FOCUS=regexp
 
 .PHONY: kubelet-test
 kubelet-test: ## the real kubelet runs pods on shimd; builds it first, once, in six minutes or so (`make test` has this when it is built)
-	nice -n 10 $(GO) run ./integration/cmd/kubernetes
+	nice -n 10 $(GO) run ./integration/cmd/kubernetes kubelet
 	$(GO) test -count=1 -timeout 15m -v ./integration/kubelet/
+
+.PHONY: kubernetes
+kubernetes: ## build the programs of a Kubernetes cluster, once, in a quarter of an hour or so; SUITES=1 builds Kubernetes' test suites too
+	nice -n 10 $(GO) run ./integration/cmd/kubernetes $(if $(SUITES),-suites)
 
 .PHONY: critest-vm
 critest-vm: ## the same in a virtual machine on cgroup v2, systemd driver; SYSTEMD= for cgroupfs, KERNEL=6.1 for an older one

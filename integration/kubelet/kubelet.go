@@ -28,7 +28,7 @@ type Config struct {
 	Endpoint   string // of the runtime
 	NodeName   string
 	NodeIP     string // an address of this machine that isn't loopback
-	CgroupRoot string // a control group made by NewCgroup: "/name"
+	CgroupRoot string // a control group made by controlgroup.New: "/name"
 	PodCIDR    string
 	Gates      map[string]bool // feature gates
 	More       map[string]any  // further configuration, which replaces what is set here

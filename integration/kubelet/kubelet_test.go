@@ -15,7 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/shimd/shimd/integration/kubelet"
+	"github.com/shimd/shimd/integration/controlgroup"
 )
 
 const podCIDR = "10.99.0.0/24"
@@ -325,7 +325,7 @@ func (n *node) left(t *testing.T) []string {
 		}
 		found = append(found, files...)
 	}
-	groups, err := kubelet.CgroupChildren(n.cgroup)
+	groups, err := controlgroup.Children(n.cgroup)
 	if err != nil {
 		t.Fatal(err)
 	}

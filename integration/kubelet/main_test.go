@@ -117,14 +117,14 @@ func findKubelet(ctx context.Context) (missing string, err error) {
 	if err != nil {
 		return "", err
 	}
-	built, found, err := tools.FindKubernetes(ctx, root)
+	built, found, err := tools.FindProgram(ctx, root, "kubelet")
 	if err != nil {
 		return "", err
 	}
 	if !found {
 		return fmt.Sprintf("kubelet %s is not in the cache: `make kubelet-test` builds it, which takes six minutes or so", built.Version), nil
 	}
-	return "", os.Setenv(kubeletVariable, built.Kubelet)
+	return "", os.Setenv(kubeletVariable, built.Path)
 }
 
 // tunables are what the kubelet wants of the kernel. They are the machine's, whatever namespace the kubelet is in, so it gets files to look

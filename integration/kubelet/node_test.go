@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/shimd/shimd/integration/controlgroup"
 	"github.com/shimd/shimd/integration/criclient"
 	"github.com/shimd/shimd/integration/daemon"
 	"github.com/shimd/shimd/integration/kubelet"
@@ -50,7 +51,7 @@ func startNode(t *testing.T, gates map[string]bool, more map[string]any) *node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.cleanup(t) })
-	if err := kubelet.NewCgroup(n.cgroup); err != nil {
+	if err := controlgroup.New(n.cgroup); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.daemon.Start(t.Context()); err != nil {
@@ -87,7 +88,7 @@ func (n *node) cleanup(t *testing.T) {
 	for _, step := range []func() error{
 		n.kubelet.Cleanup,
 		func() error { return n.daemon.Cleanup(deadline) },
-		func() error { return kubelet.RemoveCgroup(n.cgroup) },
+		func() error { return controlgroup.Remove(n.cgroup) },
 		func() error { return os.RemoveAll(filepath.Dir(n.daemon.Root())) },
 	} {
 		if err := step(); err != nil {

@@ -1,4 +1,4 @@
-// What the tests build of Kubernetes: the kubelet.
+// What the tests build of Kubernetes: the programs of a cluster, and its test suites.
 // A module of its own, so that none of what it needs becomes a requirement of shimd.
 module github.com/shimd/shimd/integration/tools/kubernetes
 
@@ -62,6 +62,7 @@ require (
 	github.com/modern-go/reflect2 v1.0.3-0.20250322232337-35a7c28c31ee // indirect
 	github.com/munnerz/goautoneg v0.0.0-20191010083416-a7dc8b61c822 // indirect
 	github.com/mxk/go-flowrate v0.0.0-20140419014527-cca7078d478f // indirect
+	github.com/onsi/ginkgo/v2 v2.28.1 // indirect
 	github.com/opencontainers/cgroups v0.0.6 // indirect
 	github.com/opencontainers/go-digest v1.0.0 // indirect
 	github.com/opencontainers/image-spec v1.1.1 // indirect

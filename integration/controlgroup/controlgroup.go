@@ -1,4 +1,7 @@
-package kubelet
+// Package controlgroup makes and removes control groups for nodes of test clusters: in every hierarchy on cgroup v1, in the one on v2.
+//
+// It knows nothing of shimd, whose package cgroups is about the groups of containers.
+package controlgroup
 
 import (
 	"errors"
@@ -15,9 +18,9 @@ import (
 
 const hierarchies = "/sys/fs/cgroup"
 
-// NewCgroup makes a control group for a kubelet's cgroupRoot, in every hierarchy on v1: the kubelet wants to find it there. The name has no slash.
-// RemoveCgroup is its end.
-func NewCgroup(name string) error {
+// New makes a control group for a kubelet's cgroupRoot, in every hierarchy on v1: the kubelet wants to find it there. The name has no slash.
+// Remove is its end.
+func New(name string) error {
 	roots, v2, err := cgroupRoots()
 	if err != nil {
 		return err
@@ -25,7 +28,7 @@ func NewCgroup(name string) error {
 	for _, root := range roots {
 		dir := filepath.Join(root, name)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("making the kubelet's control group: %w", err)
+			return fmt.Errorf("making a control group: %w", err)
 		}
 		if v2 {
 			if err := enableAll(dir); err != nil {
@@ -43,15 +46,15 @@ func NewCgroup(name string) error {
 				err = os.WriteFile(filepath.Join(dir, file), value, 0o644)
 			}
 			if err != nil {
-				return fmt.Errorf("filling in %s of the kubelet's control group: %w", file, err)
+				return fmt.Errorf("filling in %s of a control group: %w", file, err)
 			}
 		}
 	}
 	return nil
 }
 
-// RemoveCgroup removes the group and all below. No process may be in there any more.
-func RemoveCgroup(name string) error {
+// Remove removes the group and all below. No process may be in there any more.
+func Remove(name string) error {
 	roots, v2, err := cgroupRoots()
 	if err != nil {
 		return err
@@ -66,8 +69,8 @@ func RemoveCgroup(name string) error {
 	return err
 }
 
-// CgroupChildren are the paths of the groups below, relative to it, in any hierarchy.
-func CgroupChildren(name string) ([]string, error) {
+// Children are the paths of the groups below, relative to it, in any hierarchy.
+func Children(name string) ([]string, error) {
 	roots, _, err := cgroupRoots()
 	if err != nil {
 		return nil, err
@@ -113,11 +116,11 @@ func cgroupRoots() (roots []string, v2 bool, err error) {
 func enableAll(dir string) error {
 	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
-		return fmt.Errorf("reading the controllers of the kubelet's control group: %w", err)
+		return fmt.Errorf("reading the controllers of a control group: %w", err)
 	}
 	for controller := range strings.FieldsSeq(string(text)) {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0o644); err != nil {
-			return fmt.Errorf("passing on the %s controller of the kubelet's control group: %w", controller, err)
+			return fmt.Errorf("passing on the %s controller of a control group: %w", controller, err)
 		}
 	}
 	return nil

@@ -1,0 +1,84 @@
+// Package namespaces starts programs inside the namespaces of a process that runs: what nsenter does, without it.
+//
+// Making namespaces is package enclosure's business, and that of the nodes of package cluster.
+package namespaces
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// all are those that an enclosure or a node may have of its own. Joining one that is shared anyway does nothing.
+const all = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWPID
+
+// Start starts a command in the namespaces of a process, and in its root directory. The command's paths count there; its open files are the caller's.
+// It must not have Pdeathsig: that is tied to the thread that starts it, which ends with this call.
+func Start(pid int, cmd *exec.Cmd) error {
+	result := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread, which has left this program's namespaces, ends with the goroutine.
+		runtime.LockOSThread()
+		err := join(pid)
+		if err == nil {
+			err = cmd.Start()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+// join moves the calling thread; of the PID namespace only what it starts afterwards is part.
+func join(pid int) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("opening process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	// The kernel moves no thread to a mount namespace that shares its root and working directory with others.
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return fmt.Errorf("taking a root directory of its own: %w", err)
+	}
+	if err := unix.Setns(fd, all); err != nil {
+		return fmt.Errorf("joining the namespaces of process %d: %w", pid, err)
+	}
+	return nil
+}
+
+// Run is Start for a program that has nothing else to do: it lends the command its standard streams, passes signals on, ends it when it ends itself,
+// and answers its exit status. It must be called by the main goroutine.
+func Run(ctx context.Context, pid int, name string, args ...string) (int, error) {
+	// The thread stays until the end, so that Pdeathsig means the end of this program.
+	runtime.LockOSThread()
+	if err := join(pid); err != nil {
+		return 0, err
+	}
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
+	if err := cmd.Start(); err != nil {
+		return 0, fmt.Errorf("starting %s: %w", name, err)
+	}
+	go func() {
+		for s := range signals {
+			_ = cmd.Process.Signal(s) // gone already: Wait tells
+		}
+	}()
+	err := cmd.Wait()
+	if exited := new(exec.ExitError); err != nil && !errors.As(err, &exited) {
+		return 0, fmt.Errorf("waiting for %s: %w", name, err)
+	}
+	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return 128 + int(status.Signal()), nil
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}

@@ -6,7 +6,9 @@ package images
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -35,6 +37,8 @@ const (
 type Options struct {
 	Root string // of the source tree
 	Arch string // GOARCH; "" for this machine's
+
+	Progress io.Writer // gets a line for each image that has to be built; nil for none
 }
 
 // Demo builds the image of `make up`. It needs nothing but Go.
@@ -73,6 +77,10 @@ type builder struct {
 	ctx  context.Context // of the one build that the builder serves
 	opts Options
 	dir  string // for compiled programs
+
+	store   store
+	debian  map[string]debian // Debian's index, once it was read
+	modules map[string]string // keys of modules, once they were taken
 }
 
 func newBuilder(ctx context.Context, opts Options) (*builder, error) {
@@ -83,7 +91,11 @@ func newBuilder(ctx context.Context, opts Options) (*builder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a directory to build images in: %w", err)
 	}
-	return &builder{ctx: ctx, opts: opts, dir: dir}, nil
+	s, err := openStore()
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &builder{ctx: ctx, opts: opts, dir: dir, store: s, modules: map[string]string{}}, nil
 }
 
 func (b *builder) close() { _ = os.RemoveAll(b.dir) } // a temporary directory

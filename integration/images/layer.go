@@ -22,6 +22,7 @@ type file struct {
 	hardlink string // absolute path of an earlier file of the same layer
 	symlink  string
 	dir      bool
+	uid, gid int
 }
 
 // directories below are 0755 unless an entry of its own says otherwise.
@@ -30,8 +31,8 @@ const (
 	dirMode  = 0o755
 )
 
-// newLayer makes a layer that depends on nothing but its files: names sorted where order does not matter, no times, root owns all.
-func newLayer(files []file) (v1.Layer, error) {
+// newLayer makes a layer that depends on nothing but its files: names sorted where order does not matter, no times, root owns what nobody else does.
+func newLayer(files []file, options ...tarball.LayerOption) (v1.Layer, error) {
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
 	made := map[string]bool{"/": true}
@@ -49,7 +50,7 @@ func newLayer(files []file) (v1.Layer, error) {
 	}
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(archive.Bytes())), nil
-	}, tarball.WithCompressedCaching)
+	}, append(options, tarball.WithCompressedCaching)...)
 	if err != nil {
 		return nil, fmt.Errorf("making a layer: %w", err)
 	}
@@ -84,7 +85,7 @@ func writeParents(w *tar.Writer, name string, made map[string]bool) error {
 }
 
 func writeEntry(w *tar.Writer, f file) error {
-	header := &tar.Header{Name: strings.TrimPrefix(f.path, "/"), Mode: f.mode, Format: tar.FormatPAX}
+	header := &tar.Header{Name: strings.TrimPrefix(f.path, "/"), Mode: f.mode, Uid: f.uid, Gid: f.gid, Format: tar.FormatPAX}
 	switch {
 	case f.dir:
 		header.Typeflag, header.Name = tar.TypeDir, header.Name+"/"

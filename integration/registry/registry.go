@@ -25,7 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Registry is a running registry that holds its images in memory.
+// Registry is a running registry. It reads layers from its images when they are pulled: those on the disk stay there.
 type Registry struct {
 	listener net.Listener
 	server   *http.Server
@@ -39,9 +39,14 @@ func Start(ctx context.Context, address string, images map[string]v1.Image) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("listening for the registry: %w", err)
 	}
+	content, err := collect(images)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(content))
 	r := &Registry{
 		listener: listener,
-		server:   &http.Server{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0))), ReadHeaderTimeout: 10 * time.Second},
+		server:   &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second},
 		done:     make(chan error, 1),
 	}
 	go func() { r.done <- r.server.Serve(listener) }()
@@ -63,6 +68,17 @@ func (r *Registry) Close() error {
 	return err
 }
 
+func collect(images map[string]v1.Image) (blobs, error) {
+	content := blobs{}
+	for full, image := range images {
+		if err := content.add(image); err != nil {
+			return nil, fmt.Errorf("serving %s: %w", full, err)
+		}
+	}
+	return content, nil
+}
+
+// push puts the manifests in, each under its name; the blobs are there.
 func (r *Registry) push(ctx context.Context, images map[string]v1.Image) error {
 	seen := map[string]bool{}
 	for _, full := range slices.Sorted(maps.Keys(images)) {
@@ -75,7 +91,7 @@ func (r *Registry) push(ctx context.Context, images map[string]v1.Image) error {
 		if err != nil {
 			return err
 		}
-		if err := remote.Write(ref, images[full], remote.WithContext(ctx)); err != nil {
+		if err := remote.Put(ref, images[full], remote.WithContext(ctx)); err != nil {
 			return fmt.Errorf("putting %s into the registry: %w", full, err)
 		}
 	}

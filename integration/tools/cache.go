@@ -3,6 +3,7 @@ package tools
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,6 +67,25 @@ func kept(name string) (dir string, found bool, err error) {
 	default:
 		return "", false, fmt.Errorf("looking for built tools: %w", err)
 	}
+}
+
+// ModuleKey covers everything that a program of a module depends on, whose sources are all named by the module's requirements.
+func ModuleKey(ctx context.Context, module string) (string, error) { return cacheKey(ctx, module) }
+
+// ModuleSource is where the module cache keeps the source of a module that the one in dir requires, and its version without the v.
+func ModuleSource(ctx context.Context, dir, module string) (source, version string, err error) {
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
+	out, err := cmd.Output()
+	if err != nil {
+		return "", "", fmt.Errorf("fetching %s: %w: %s", module, err, out)
+	}
+	var info struct{ Dir, Version string }
+	if err := json.Unmarshal(out, &info); err != nil {
+		return "", "", fmt.Errorf("reading what go says of %s: %w", module, err)
+	}
+	return info.Dir, strings.TrimPrefix(info.Version, "v"), nil
 }
 
 // cacheKey covers everything that the programs of a module depend on: its requirements, the Go version, and what else they are built with.

@@ -2,13 +2,10 @@ package tools
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strings"
 )
 
 // CRITools are the paths of what is built from sigs.k8s.io/cri-tools.
@@ -38,7 +35,7 @@ func BuildCRITools(ctx context.Context, root, pinned string) (CRITools, error) {
 	if err != nil {
 		return CRITools{}, err
 	}
-	source, version, err := moduleSource(ctx, module)
+	source, version, err := ModuleSource(ctx, module, criToolsModule)
 	if err != nil {
 		return CRITools{}, err
 	}
@@ -71,22 +68,6 @@ func buildCRITools(ctx context.Context, draft, module, source, version, pinned s
 		return fmt.Errorf("removing the patched source: %w", err)
 	}
 	return nil
-}
-
-// moduleSource is where the module cache keeps cri-tools' source, and its version.
-func moduleSource(ctx context.Context, module string) (dir, version string, err error) {
-	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", criToolsModule)
-	cmd.Dir = module
-	cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
-	out, err := cmd.Output()
-	if err != nil {
-		return "", "", fmt.Errorf("fetching %s: %w: %s", criToolsModule, err, out)
-	}
-	var info struct{ Dir, Version string }
-	if err := json.Unmarshal(out, &info); err != nil {
-		return "", "", fmt.Errorf("reading what go says of %s: %w", criToolsModule, err)
-	}
-	return info.Dir, strings.TrimPrefix(info.Version, "v"), nil
 }
 
 // patchModule copies cri-tools' source with the digest replaced (go refuses overlays of the module cache), and writes a go.mod that

@@ -4,20 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
-	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimd/shimd/node/criclient"
-	"github.com/shimd/shimd/node/manifest"
-	"github.com/shimd/shimd/node/objects"
 	"github.com/shimd/shimd/node/plan"
-	"github.com/shimd/shimd/node/translate"
-	"github.com/shimd/shimd/node/volume"
+	"github.com/shimd/shimd/node/status"
 )
 
 // refusal is an error with the reason that a waiting container shows.
@@ -36,19 +30,57 @@ func because(reason string, err error) error {
 	return refusal{reason: reason, err: err}
 }
 
+// Reasons of the kubelet that decide how soon something is tried again.
+const (
+	reasonFailedMount   = "FailedMount"
+	reasonFailedSandbox = "FailedCreatePodSandBox"
+	reasonConfigError   = "CreateContainerConfigError"
+	reasonCreateError   = "CreateContainerError"
+	reasonRunError      = "RunContainerError"
+	reasonHookError     = "PostStartHookError"
+)
+
+// stopping is a stop under way.
+type stopping struct {
+	cancel context.CancelFunc
+	until  time.Time // when the container is killed at the latest
+}
+
+// job is an action under way, with what the worker knew when it began.
+type job struct {
+	*worker
+	pod     *corev1.Pod // hides the worker's, which may change meanwhile
+	action  plan.Action
+	sandbox plan.Sandbox
+	pull    context.Context // ends when the pod has to go
+	hooked  bool            // the preStop hook has run already
+	target  string          // of an ephemeral container: the ID of the one whose processes it sees
+}
+
 // start runs an action beside the worker. Its subject is busy until the worker has heard of its end.
 func (w *worker) start(ctx context.Context, action plan.Action) {
 	subject := action.Subject()
 	w.memory.Busy[subject] = true
-	pull, cancel := context.WithCancel(ctx)
-	if action.Verb == plan.StartContainer {
+	within, cancel := context.WithCancel(ctx)
+	j := &job{worker: w, pod: w.pod, action: action, pull: within}
+	j.sandbox, _ = plan.Current(w.seen) // read here: the worker goes on
+	switch action.Verb {
+	case plan.StartContainer:
 		w.pulls[action.Name] = cancel
+		j.target = w.targetOf(action.Name)
+	case plan.StopContainer:
+		w.stops[action.ID] = stopping{cancel: cancel, until: time.Now().Add(action.Grace)}
+		j.hooked = w.memory.Hooked[action.ID]
+		w.memory.Hooked[action.ID] = true
+		w.tellOfKill(action)
+	case plan.RunPreStop:
+		w.memory.Hooked[action.ID] = true
+		w.tellOfKill(action)
 	}
-	sandbox, _ := plan.Current(w.seen) // read here: the worker goes on
 	w.beside.Go(func() {
 		defer cancel()
 		began := time.Now()
-		err := w.do(ctx, pull, action, sandbox)
+		err := j.do(ctx, within)
 		log := w.log.With("action", action.Verb, "container", action.Name, "id", action.ID, "took", time.Since(began))
 		switch {
 		case err == nil:
@@ -60,11 +92,37 @@ func (w *worker) start(ctx context.Context, action plan.Action) {
 	})
 }
 
+// tellOfKill: once for each container.
+func (w *worker) tellOfKill(action plan.Action) {
+	if !w.killed[action.ID] {
+		w.killed[action.ID] = true
+		w.event(action.Name, corev1.EventTypeNormal, "Killing", action.Reason)
+	}
+}
+
+// hurry gives up stops that would take longer than the pod may now; they are planned anew, with what time is left.
+func (w *worker) hurry() {
+	due := w.terminating.Add(time.Duration(w.grace) * time.Second)
+	for _, stop := range w.stops {
+		if stop.until.After(due) {
+			stop.cancel()
+		}
+	}
+}
+
 // settle remembers how an action ended.
 func (w *worker) settle(action plan.Action, err error) {
 	subject := action.Subject()
 	delete(w.memory.Busy, subject)
-	delete(w.pulls, action.Name)
+	switch action.Verb {
+	case plan.StartContainer:
+		delete(w.pulls, action.Name)
+	case plan.StopContainer:
+		delete(w.stops, action.ID)
+		if errors.Is(err, context.Canceled) || criclient.IsCanceled(err) {
+			return // see hurry
+		}
+	}
 	if err == nil {
 		delete(w.memory.Retry, subject)
 		return
@@ -74,161 +132,86 @@ func (w *worker) settle(action plan.Action, err error) {
 	if errors.As(err, &said) {
 		reason = said.reason
 	}
-	before := w.memory.Retry[subject]
-	retry := plan.NextRetry(before, time.Now(), reason, err.Error())
-	if criclient.IsUnavailable(err) { // not its fault: soon again, and the back-off stays as it was
-		retry.Delay, retry.Until = before.Delay, time.Now().Add(time.Second)
+	if !w.terminating.IsZero() && action.Verb == plan.StartContainer {
+		return // given up
 	}
-	w.memory.Retry[subject] = retry
+	w.memory.Retry[subject] = w.retry(w.memory.Retry[subject], reason, err)
 }
 
-// do carries out one action. Only pulls are given up when the pod has to go.
-func (w *worker) do(ctx, pull context.Context, action plan.Action, sandbox plan.Sandbox) error {
-	switch action.Verb {
+// retry says when to try again. Pulls back off as the kubelet's; volumes and sandboxes wait for others and are looked at sooner; of what a new
+// run of the container answers, the restart policy is the judge.
+func (w *worker) retry(before plan.Retry, reason string, err error) plan.Retry {
+	now := time.Now()
+	retry := plan.NextRetry(before, now, reason, err.Error())
+	first, longest := time.Duration(0), time.Duration(0)
+	switch {
+	case criclient.IsUnavailable(err): // not its fault: soon again, and the back-off stays as it was
+		retry.Delay, retry.Until = before.Delay, now.Add(time.Second)
+		return retry
+	case reason == reasonFailedMount:
+		first, longest = 500*time.Millisecond, 20*time.Second
+	case reason == reasonFailedSandbox, reason == reasonConfigError, reason == reasonCreateError:
+		first, longest = 2*time.Second, 15*time.Second
+	case reason == reasonHookError:
+		retry.Delay, retry.Until = 0, now
+		return retry
+	default:
+		return retry
+	}
+	retry.Delay = first
+	if before.Reason == reason && before.Delay > 0 {
+		retry.Delay = min(2*before.Delay, longest)
+	}
+	retry.Until = now.Add(retry.Delay)
+	return retry
+}
+
+// do carries out one action. within ends when it is to be given up; only pulls, hooks and stops are.
+func (j *job) do(ctx, within context.Context) error {
+	switch j.action.Verb {
 	case plan.RunSandbox:
-		return w.runSandbox(ctx, action)
+		return j.runSandbox(ctx)
 	case plan.StopSandbox:
-		return w.client.StopSandbox(ctx, action.ID)
+		return j.client.StopSandbox(ctx, j.action.ID)
 	case plan.RemoveSandbox:
-		return w.client.RemoveSandbox(ctx, action.ID)
+		return j.client.RemoveSandbox(ctx, j.action.ID)
 	case plan.StartContainer:
-		return w.startContainer(ctx, pull, action, sandbox)
+		return j.startContainer(ctx)
+	case plan.RunPreStop:
+		j.preStop(ctx)
+		return nil
 	case plan.StopContainer:
-		return w.stopContainer(ctx, action, sandbox)
+		return j.stopContainer(within)
+	case plan.UpdateContainer:
+		return j.updateContainer(ctx)
 	case plan.RemoveContainer:
-		return w.removeContainer(ctx, action)
+		return j.removeContainer(ctx)
 	}
-	return fmt.Errorf("action %q: %w", action.Verb, errdefs.ErrNotImplemented)
+	return fmt.Errorf("action %q: %w", j.action.Verb, errdefs.ErrNotImplemented)
 }
 
-// checkFeatures refuses what the runtime would silently ignore.
-func (w *worker) checkFeatures(ctx context.Context) error {
-	policy := w.pod.Spec.SecurityContext.SupplementalGroupsPolicy
-	if policy == nil || *policy != corev1.SupplementalGroupsPolicyStrict {
-		return nil
-	}
-	supported, err := w.client.SupplementalGroupsPolicy(ctx)
-	if err == nil && !supported {
-		err = fmt.Errorf("the container runtime does not support securityContext.supplementalGroupsPolicy Strict: %w", errdefs.ErrNotImplemented)
-	}
-	return err
+func (j *job) event(container, kind, reason, message string) {
+	tell(j.cluster, j.pod, container, kind, reason, message)
 }
 
-// runSandbox: 1. stop those before it, which frees their network; 2. volumes and the log directory; 3. the sandbox.
-func (w *worker) runSandbox(ctx context.Context, action plan.Action) error {
-	if err := w.checkFeatures(ctx); err != nil {
-		return because("FailedCreatePodSandBox", err)
-	}
-	for _, id := range action.Replaces {
-		if err := w.client.StopSandbox(ctx, id); err != nil {
-			return because("SandboxChanged", err)
+// targetOf is the running container whose processes an ephemeral one is to see.
+func (w *worker) targetOf(name string) string {
+	for i := range w.pod.Spec.EphemeralContainers {
+		if c := &w.pod.Spec.EphemeralContainers[i]; c.Name == name && c.TargetContainerName != "" {
+			if run, exists := plan.Last(w.seen, c.TargetContainerName); exists && run.State == plan.Running {
+				return run.ID
+			}
 		}
 	}
-	if err := w.store.Prepare(ctx, w.pod, objects.Offline{}); err != nil {
-		return because("FailedMount", err)
-	}
-	if err := os.MkdirAll(translate.LogDirectory(w.node.LogDir, w.pod), 0o755); err != nil {
-		return because("FailedCreatePodSandBox", fmt.Errorf("making the pod's log directory: %w", err))
-	}
-	_, err := w.client.RunSandbox(ctx, translate.Sandbox(w.node, w.pod, w.file, action.Attempt))
-	return because("FailedCreatePodSandBox", err)
-}
-
-// startContainer: 1. the image; 2. mounts and configuration; 3. create; 4. start, else remove it again; 5. the postStart hook.
-func (w *worker) startContainer(ctx, pull context.Context, action plan.Action, sandbox plan.Sandbox) error {
-	c := containerOf(w.pod, action.Name)
-	sandboxConfig := translate.Sandbox(w.node, w.pod, w.file, sandbox.Attempt)
-	image, err := w.image(pull, c, sandboxConfig)
-	if err != nil {
-		return err
-	}
-	if pull.Err() != nil {
-		return fmt.Errorf("starting container %s: %w", c.Name, pull.Err())
-	}
-	config, err := w.configure(c, action, sandbox, image)
-	if err != nil {
-		return because("CreateContainerConfigError", err)
-	}
-	id, err := w.client.CreateContainer(ctx, action.SandboxID, sandboxConfig, config)
-	if err != nil {
-		return because("CreateContainerError", err)
-	}
-	if err := w.client.StartContainer(ctx, id); err != nil {
-		return because("RunContainerError", errors.Join(err, w.client.RemoveContainer(ctx, id)))
-	}
-	if c.Lifecycle == nil || c.Lifecycle.PostStart == nil {
-		return nil
-	}
-	if err := w.hook(ctx, c, id, w.ips(sandbox), c.Lifecycle.PostStart); err != nil {
-		w.log.Error("postStart hook", "container", c.Name, "error", err)
-		// As the kubelet: the container is killed, and restarted by its policy. That is no failure of the start.
-		return because("PostStartHookError", w.client.StopContainer(ctx, id, w.grace()))
-	}
-	return nil
-}
-
-func (w *worker) configure(c *corev1.Container, action plan.Action, sandbox plan.Sandbox, image image) (*criv1.ContainerConfig, error) {
-	hosts := volume.Hosts{IPs: w.ips(sandbox), Hostname: translate.Hostname(w.node, w.pod)}
-	if err := os.MkdirAll(filepath.Dir(w.logPath(c.Name, action.Attempt)), 0o755); err != nil {
-		return nil, fmt.Errorf("making the log directory of container %s: %w", c.Name, err)
-	}
-	mounts, err := w.store.Mounts(w.pod, c, volume.Run{Attempt: action.Attempt, Hosts: hosts})
-	if err != nil {
-		return nil, err
-	}
-	return translate.Container(w.node, w.pod, c, translate.Run{
-		Attempt: action.Attempt, Backoff: action.Backoff, ImageRef: image.ref, User: image.user, Mounts: mounts,
-		Where: manifest.Addresses{Node: w.node.Name, NodeIPs: w.node.IPs, PodIPs: w.ips(sandbox)},
-	})
-}
-
-// stopContainer: 1. the preStop hook, within the grace period; 2. stop, with what is left of it.
-func (w *worker) stopContainer(ctx context.Context, action plan.Action, sandbox plan.Sandbox) error {
-	const least = 2 * time.Second // whatever the hook took
-	began := time.Now()
-	if c := containerOf(w.pod, action.Name); c != nil && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		limited, cancel := context.WithTimeout(ctx, action.Grace)
-		if err := w.hook(limited, c, action.ID, w.ips(sandbox), c.Lifecycle.PreStop); err != nil {
-			w.log.Error("preStop hook", "container", c.Name, "error", err)
-		}
-		cancel()
-	}
-	return w.client.StopContainer(ctx, action.ID, max(action.Grace-time.Since(began), least))
-}
-
-// removeContainer removes a dead run, its message and its log.
-func (w *worker) removeContainer(ctx context.Context, action plan.Action) error {
-	if err := w.client.RemoveContainer(ctx, action.ID); err != nil {
-		return err
-	}
-	var removed error
-	logs, err := filepath.Glob(w.logPath(action.Name, action.Attempt) + "*") // rotated ones too
-	if err != nil {
-		return fmt.Errorf("looking for logs of container %s: %w", action.Name, err)
-	}
-	for _, log := range logs {
-		if err := os.Remove(log); err != nil && !os.IsNotExist(err) {
-			removed = errors.Join(removed, fmt.Errorf("removing a log: %w", err))
-		}
-	}
-	return errors.Join(removed, w.store.RemoveMessage(string(w.pod.UID), action.Name, action.Attempt))
-}
-
-func (w *worker) logPath(container string, attempt uint32) string {
-	return filepath.Join(translate.LogDirectory(w.node.LogDir, w.pod), translate.LogPath(container, attempt))
-}
-
-func (w *worker) grace() time.Duration {
-	if w.pod.Spec.TerminationGracePeriodSeconds == nil {
-		return corev1.DefaultTerminationGracePeriodSeconds * time.Second
-	}
-	return time.Duration(*w.pod.Spec.TerminationGracePeriodSeconds) * time.Second
+	return ""
 }
 
 // ips are where the pod is reached: the node's, when it has no network of its own.
-func (w *worker) ips(sandbox plan.Sandbox) []string {
-	if w.pod.Spec.HostNetwork {
-		return w.node.IPs
+func (j *job) ips() []string { return podIPs(j.shared, j.pod, j.sandbox) }
+
+func podIPs(s *shared, pod *corev1.Pod, sandbox plan.Sandbox) []string {
+	if pod.Spec.HostNetwork {
+		return s.node.IPs
 	}
-	return sandbox.IPs
+	return status.Ordered(sandbox.IPs, s.node.IPs)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/shimd/shimd/node/criclient"
 	"github.com/shimd/shimd/node/folder"
@@ -28,18 +29,22 @@ const (
 
 // Config says what an agent serves, and with what.
 type Config struct {
-	Folder         string   // of pod files
+	Folder         string   // of pod files; empty: none, with a cluster
+	Cluster        Cluster  // nil: none
 	Endpoint       string   // of the container runtime: unix:///path
 	RootDir        string   // the agent's own directory
 	LogDir         string   // for the logs of pods
+	LogLinks       string   // for links to the logs of containers; empty: none
 	NodeName       string   // what pods and identities see as the node's name
 	NodeIPs        []string // empty: found out
 	ResolvConf     string   // empty: found out
-	SeccompDefault bool     // RuntimeDefault for containers that ask for nothing
+	ClusterDNS     []string // servers for pods that ask for the cluster's
+	ClusterDomain  string
+	SeccompDefault bool // RuntimeDefault for containers that ask for nothing
 	Log            *slog.Logger
 }
 
-// Agent runs the pods of a folder.
+// Agent runs the pods of a folder, and those that an API server has bound to its node.
 type Agent struct {
 	shared
 	config Config
@@ -48,11 +53,13 @@ type Agent struct {
 	pods     map[string]*entry
 	problems map[string]error // by file
 	folder   error
-	runtime  status.Runtime
+	behind   status.Runtime
 
 	// owned by Run
-	files   map[string]parsed
-	adopted bool
+	files    map[string]parsed
+	bound    map[string]*corev1.Pod // by UID: the API server's; nil: not told yet
+	finished map[string]bool        // by UID: pods of which nothing is left, as long as the API server has them
+	adopted  bool
 }
 
 // entry is a pod that runs, ran, or has to go.
@@ -65,14 +72,16 @@ type entry struct {
 
 // New prepares an agent. It makes its directory and locks it; Close ends both.
 func New(config Config) (*Agent, error) {
-	if config.Folder == "" {
-		return nil, fmt.Errorf("no folder of pod files was named; set --pod-manifest-path: %w", errdefs.ErrInvalidArgument)
+	if config.Folder == "" && config.Cluster == nil {
+		return nil, fmt.Errorf("neither a folder of pod files nor an API server was named; set --pod-manifest-path or --kubeconfig: %w", errdefs.ErrInvalidArgument)
 	}
-	path, err := filepath.Abs(config.Folder)
-	if err != nil {
-		return nil, fmt.Errorf("resolving the folder of pod files: %w", err)
+	if config.Folder != "" {
+		path, err := filepath.Abs(config.Folder)
+		if err != nil {
+			return nil, fmt.Errorf("resolving the folder of pod files: %w", err)
+		}
+		config.Folder = path
 	}
-	config.Folder = path
 	if !filepath.IsAbs(config.LogDir) {
 		return nil, fmt.Errorf("the log directory %q is not an absolute path: %w", config.LogDir, errdefs.ErrInvalidArgument)
 	}
@@ -94,11 +103,21 @@ func New(config Config) (*Agent, error) {
 		client.Close()
 		return nil, err
 	}
-	return &Agent{
-		shared: shared{client: client, store: store, node: node, log: config.Log},
-		config: config, pods: map[string]*entry{}, problems: map[string]error{},
-		runtime: status.Runtime{Endpoint: config.Endpoint, Error: notAsked},
-	}, nil
+	if config.Cluster == nil {
+		config.Cluster = alone{}
+	}
+	a := &Agent{
+		shared: shared{client: client, store: store, cluster: config.Cluster, node: node, log: config.Log},
+		config: config, pods: map[string]*entry{}, problems: map[string]error{}, finished: map[string]bool{},
+		behind: status.Runtime{Endpoint: config.Endpoint, Error: notAsked},
+	}
+	if config.Folder == "" {
+		a.files = map[string]parsed{} // none, and that is known
+	}
+	if _, none := config.Cluster.(alone); none {
+		a.bound = map[string]*corev1.Pod{}
+	}
+	return a, nil
 }
 
 // Close ends the connection to the runtime and unlocks the directory. Pods run on.
@@ -107,8 +126,10 @@ func (a *Agent) Close() error { return errors.Join(a.client.Close(), a.store.Clo
 // changes are what the agent's goroutine is told.
 type changes struct {
 	folder    chan folder.Snapshot
+	bound     chan []*corev1.Pod
 	connected chan []criclient.Owned // the runtime is there (again): with what it has of ours
 	changed   chan string            // a pod's UID; "" for all
+	content   chan []string          // UIDs of pods whose volumes have to be looked at
 	ended     chan string            // a worker's, whose pod is gone
 }
 
@@ -119,44 +140,99 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer beside.Wait()
 	defer cancel()
 	c := changes{
-		folder: make(chan folder.Snapshot), connected: make(chan []criclient.Owned), changed: make(chan string, 64), ended: make(chan string),
+		folder: make(chan folder.Snapshot), bound: make(chan []*corev1.Pod), connected: make(chan []criclient.Owned), changed: make(chan string, 64),
+		content: make(chan []string), ended: make(chan string),
 	}
 	beside.Go(func() { a.follow(ctx, c) })
-	watcher := folder.Watcher{Path: a.config.Folder, MaxSize: manifest.MaxSize, Relist: relist, Log: a.log}
-	beside.Go(func() {
-		watcher.Run(ctx, func(s folder.Snapshot) {
-			select {
-			case c.folder <- s:
-			case <-ctx.Done():
-			}
-		})
-	})
+	beside.Go(func() { a.cluster.Follow(ctx, listener(ctx, c)) })
+	if a.config.Folder != "" {
+		watcher := folder.Watcher{Path: a.config.Folder, MaxSize: manifest.MaxSize, Relist: relist, Log: a.log}
+		beside.Go(func() { watcher.Run(ctx, func(s folder.Snapshot) { send(ctx, c.folder, s) }) })
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case snapshot := <-c.folder:
 			a.load(snapshot)
+		case pods := <-c.bound:
+			a.bind(pods)
 		case owned := <-c.connected:
 			a.adopt(owned)
 		case uid := <-c.changed:
 			a.wake(uid)
 			continue
+		case uids := <-c.content:
+			a.refresh(uids)
+			continue
 		case uid := <-c.ended:
-			a.mu.Lock()
-			delete(a.pods, uid)
-			a.mu.Unlock()
+			a.forget(uid)
 		}
 		a.reconcile(func(w *worker) {
 			beside.Go(func() {
 				if w.run(ctx) {
-					select {
-					case c.ended <- string(w.pod.UID):
-					case <-ctx.Done():
-					}
+					send(ctx, c.ended, string(w.pod.UID))
 				}
 			})
 		})
+	}
+}
+
+func send[T any](ctx context.Context, to chan<- T, what T) {
+	select {
+	case to <- what:
+	case <-ctx.Done():
+	}
+}
+
+// listener hands on what the API server has.
+func listener(ctx context.Context, c changes) Listener {
+	return Listener{
+		Pods:    func(pods []*corev1.Pod) { send(ctx, c.bound, pods) },
+		Objects: func(uids []string) { send(ctx, c.content, uids) },
+		Node:    func(*corev1.Node) {},
+	}
+}
+
+// bind takes the API server's pods as they are now.
+func (a *Agent) bind(pods []*corev1.Pod) {
+	a.bound = map[string]*corev1.Pod{}
+	for _, pod := range pods {
+		a.bound[string(pod.UID)] = withDefaults(pod)
+	}
+	for uid := range a.finished {
+		if a.bound[uid] == nil {
+			delete(a.finished, uid)
+		}
+	}
+}
+
+// withDefaults: an API server sets them; what the agent relies on is there whatever it is given.
+func withDefaults(pod *corev1.Pod) *corev1.Pod {
+	if pod.Spec.SecurityContext != nil {
+		return pod
+	}
+	pod = pod.DeepCopy()
+	pod.Spec.SecurityContext = &corev1.PodSecurityContext{}
+	return pod
+}
+
+func (a *Agent) forget(uid string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.pods, uid)
+	if a.bound[uid] != nil {
+		a.finished[uid] = true
+	}
+}
+
+// refresh has volumes looked at whose content has changed.
+func (a *Agent) refresh(uids []string) {
+	for _, uid := range uids {
+		if e := a.pods[uid]; e != nil && e.worker != nil {
+			e.worker.stale.Store(true)
+			e.worker.wake()
+		}
 	}
 }
 
@@ -175,6 +251,9 @@ func (a *Agent) load(snapshot folder.Snapshot) {
 		if p.Err == nil {
 			p.Pod, p.Err = manifest.Decode(manifest.Source{Node: a.config.NodeName, File: name}, file.Data)
 		}
+		if _, none := a.cluster.(alone); p.Err == nil && !none {
+			mirrored(p.Pod, a.config.NodeName)
+		}
 		a.files[name] = p
 	}
 }
@@ -192,7 +271,7 @@ func (a *Agent) adopt(owned []criclient.Owned) {
 		}
 	}
 	for uid, record := range records {
-		if record.Pod != nil {
+		if record.Pod != nil && !a.finished[uid] {
 			a.pods[uid] = &entry{desired: desired{File: record.File, Pod: record.Pod}}
 		} else if err := a.store.Remove(uid); err != nil { // nothing of it ran: the record comes first
 			a.log.Error("removing the directory of a pod that was never recorded", "uid", uid, "error", err)
@@ -214,7 +293,7 @@ func (a *Agent) wake(uid string) {
 	}
 }
 
-// reconcile makes the workers those of the pods that have to run. A pod that replaces another one of its name waits until that has gone.
+// reconcile makes the workers those of the pods that have to run. A static pod that replaces another one of its name waits until that has gone.
 func (a *Agent) reconcile(start func(*worker)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -227,50 +306,87 @@ func (a *Agent) reconcile(start func(*worker)) {
 	for uid, e := range a.pods {
 		names[e.name()] = true
 		d, stays := wanted[uid]
-		if !stays && e.unrecorded && (a.files == nil || problems[e.File] != nil) {
+		if !stays && e.unrecorded && !a.known(e.File, problems) {
 			continue // whether it has to go cannot be told; how to run it, neither
 		}
 		switch {
 		case !stays:
 			e.terminating = true
 		case e.worker == nil:
-			e.desired, e.unrecorded = d, false // decoded by this agent, with its defaults
+			e.desired, e.unrecorded = d, false // as it is now, with its defaults
+		case d.File == "":
+			e.worker.update(d.Pod)
 		}
 		if e.worker == nil {
-			e.worker = newWorker(&a.shared, e.desired)
-			start(e.worker)
+			a.begin(e, start)
 		}
 		if e.terminating {
 			e.worker.terminate()
 		}
 	}
 	for uid, d := range wanted {
-		if a.pods[uid] != nil || names[d.name()] {
+		if a.pods[uid] != nil || a.finished[uid] || (d.File != "" && names[d.name()]) {
 			continue
 		}
 		a.log.Info("running a pod", "pod", d.name(), "uid", uid, "file", d.File)
-		e := &entry{desired: d, worker: newWorker(&a.shared, d)}
+		e := &entry{desired: d}
+		rejection := a.admit(d)
 		a.pods[uid] = e
-		start(e.worker)
+		e.worker = newWorker(&a.shared, d)
+		e.worker.rejection = rejection
+		a.begin(e, start)
 	}
 }
 
-// resolve: as long as the folder has not been read, all that ran goes on.
+// begin starts an entry's worker; a static pod is shown by the API server too.
+func (a *Agent) begin(e *entry, start func(*worker)) {
+	if e.worker == nil {
+		e.worker = newWorker(&a.shared, e.desired)
+	}
+	if e.File != "" && !e.terminating {
+		a.cluster.Mirror(e.Pod)
+	}
+	if e.Pod.DeletionTimestamp != nil {
+		e.worker.beginToEnd()
+	}
+	start(e.worker)
+}
+
+// known says whether what a pod came from has been read.
+func (a *Agent) known(file string, problems map[string]error) bool {
+	if file == "" {
+		return a.bound != nil
+	}
+	return a.files != nil && problems[file] == nil
+}
+
+// resolve: as long as the folder or the API server has not been heard, all that ran from it goes on.
 func (a *Agent) resolve() (map[string]desired, map[string]error) {
-	var running []desired
+	var static []desired
+	wanted := map[string]desired{}
 	for _, e := range a.pods {
-		if !e.terminating && !e.unrecorded {
-			running = append(running, e.desired)
+		switch {
+		case e.terminating || e.unrecorded:
+		case e.File != "":
+			static = append(static, e.desired)
+		case a.bound == nil:
+			wanted[string(e.Pod.UID)] = e.desired
 		}
 	}
-	if a.files != nil {
-		return resolve(a.files, running)
+	for uid, pod := range a.bound {
+		wanted[uid] = desired{Pod: pod}
 	}
-	wanted := map[string]desired{}
-	for _, d := range running {
-		wanted[string(d.Pod.UID)] = d
+	if a.files == nil {
+		for _, d := range static {
+			wanted[string(d.Pod.UID)] = d
+		}
+		return wanted, nil
 	}
-	return wanted, nil
+	files, problems := resolve(a.files, static)
+	for uid, d := range files {
+		wanted[uid] = d
+	}
+	return wanted, problems
 }
 
 // note logs each problem of a file once.

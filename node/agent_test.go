@@ -239,7 +239,7 @@ func TestPullFailureBacksOff(t *testing.T) {
 	b.start()
 	b.write("web.yaml", podFile("web", oneContainer))
 	b.until("backing off", func(s status.Node) bool {
-		return len(s.Pods) == 1 && s.Pods[0].Containers[0].Reason == "ImagePullBackOff" && strings.Contains(s.Pods[0].Containers[0].Message, "no such image")
+		return len(s.Pods) == 1 && s.Pods[0].Containers[0].Reason == status.ReasonImagePullBackOff && strings.Contains(s.Pods[0].Containers[0].Message, "no such image")
 	})
 	b.agent.wake("") // being woken is no reason to try sooner
 	if n := b.cri.called("PullImage"); n != 1 {

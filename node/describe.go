@@ -5,9 +5,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/shimd/shimd/node/translate"
 )
@@ -22,8 +25,12 @@ const (
 // describe finds out what configurations depend on.
 func describe(config Config) (translate.Node, error) {
 	node := translate.Node{
-		Name: config.NodeName, IPs: config.NodeIPs, Folder: config.Folder, LogDir: config.LogDir,
+		Name: config.NodeName, IPs: config.NodeIPs, Owner: translate.OwnerFolder(config.Folder), LogDir: config.LogDir, LogLinks: config.LogLinks,
 		SeccompDir: filepath.Join(config.RootDir, "seccomp"), DefaultSeccomp: config.SeccompDefault,
+		ClusterDNS: config.ClusterDNS, ClusterDomain: config.ClusterDomain,
+	}
+	if config.Cluster != nil {
+		node.Owner = translate.OwnerNode(config.NodeName)
 	}
 	if len(node.IPs) == 0 {
 		node.IPs = []string{ownAddress()}
@@ -33,6 +40,10 @@ func describe(config Config) (translate.Node, error) {
 		return node, fmt.Errorf("asking for the node's memory: %w", err)
 	}
 	node.MemoryCapacity = int64(memory.Totalram) * int64(memory.Unit)
+	node.Capacity = corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewQuantity(int64(goruntime.NumCPU()), resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(node.MemoryCapacity, resource.BinarySI),
+	}
 	_, err := os.Stat(unifiedMarker)
 	node.CgroupV2 = err == nil
 	node.DNS, err = resolver(config.ResolvConf)

@@ -129,6 +129,10 @@ func (f *fakeCRI) Version(context.Context, *criv1.VersionRequest) (*criv1.Versio
 	return &criv1.VersionResponse{RuntimeName: "fake", RuntimeVersion: "1", RuntimeApiVersion: "v1"}, nil
 }
 
+func (f *fakeCRI) Status(context.Context, *criv1.StatusRequest) (*criv1.StatusResponse, error) {
+	return &criv1.StatusResponse{}, nil
+}
+
 func (f *fakeCRI) RunPodSandbox(_ context.Context, r *criv1.RunPodSandboxRequest) (*criv1.RunPodSandboxResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

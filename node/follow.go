@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimd/shimd/node/criclient"
 	"github.com/shimd/shimd/node/status"
@@ -26,8 +27,15 @@ func (a *Agent) follow(ctx context.Context, c changes) {
 			sleep(ctx, poll)
 			continue
 		}
+		info, err := a.client.Status(ctx)
+		if err != nil {
+			a.disconnected(err)
+			sleep(ctx, poll)
+			continue
+		}
+		a.shared.runtime.Store(infoOf(version, info))
 		a.mu.Lock()
-		a.runtime.Name, a.runtime.Version, a.runtime.Error = version.RuntimeName, version.RuntimeVersion, ""
+		a.behind.Name, a.behind.Version, a.behind.Error = version.RuntimeName, version.RuntimeVersion, ""
 		a.mu.Unlock()
 		a.log.Info("connected to the container runtime", "name", version.RuntimeName, "version", version.RuntimeVersion)
 		a.listen(ctx, c)
@@ -81,7 +89,7 @@ func (a *Agent) listen(ctx context.Context, c changes) {
 
 // relist tells the agent what is there of its pods, and wakes all workers.
 func (a *Agent) relist(ctx context.Context, c changes) bool {
-	owned, err := a.client.Owned(ctx, a.config.Folder)
+	owned, err := a.client.Owned(ctx, a.node.Owner)
 	if err != nil {
 		a.disconnected(err)
 		return false
@@ -99,10 +107,21 @@ func (a *Agent) relist(ctx context.Context, c changes) bool {
 	return true
 }
 
+func infoOf(version *criv1.VersionResponse, status *criv1.StatusResponse) *runtimeInfo {
+	info := &runtimeInfo{
+		name: version.RuntimeName, groupsPolicy: status.GetFeatures().GetSupplementalGroupsPolicy(), recursiveReadOnly: map[string]bool{}, userNamespaces: map[string]bool{},
+	}
+	for _, handler := range status.GetRuntimeHandlers() {
+		info.recursiveReadOnly[handler.Name] = handler.GetFeatures().GetRecursiveReadOnlyMounts()
+		info.userNamespaces[handler.Name] = handler.GetFeatures().GetUserNamespaces()
+	}
+	return info
+}
+
 func (a *Agent) hearing(events bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.runtime.Events = events
+	a.behind.Events = events
 }
 
 // notAsked stands for the error of a runtime before its first answer.
@@ -115,10 +134,10 @@ func (a *Agent) disconnected(err error) {
 	if err != nil {
 		text = err.Error()
 	}
-	if a.runtime.Error == "" || a.runtime.Error == notAsked {
+	if a.behind.Error == "" || a.behind.Error == notAsked {
 		a.log.Error("the container runtime does not answer; pods are left as they are until it does", "endpoint", a.config.Endpoint, "error", text)
 	}
-	a.runtime.Error = text
+	a.behind.Error = text
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -143,7 +162,7 @@ func bare(pod criclient.Owned) desired {
 func (a *Agent) Status() status.Node {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s := status.Node{Node: a.config.NodeName, Folder: a.config.Folder, Runtime: a.runtime, Pods: []status.Pod{}}
+	s := status.Node{Node: a.config.NodeName, Folder: a.config.Folder, Runtime: a.behind, Pods: []status.Pod{}}
 	if a.folder != nil {
 		s.FolderError = a.folder.Error()
 	}
@@ -163,8 +182,8 @@ func (a *Agent) Status() status.Node {
 func (a *Agent) Healthy() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.runtime.Error != "" {
-		return &unhealthy{a.runtime.Error}
+	if a.behind.Error != "" {
+		return &unhealthy{a.behind.Error}
 	}
 	return nil
 }

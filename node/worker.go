@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/shimd/shimd/node/criclient"
 	"github.com/shimd/shimd/node/plan"
@@ -20,48 +21,89 @@ import (
 
 // shared is what all workers use.
 type shared struct {
-	client *criclient.Client
-	store  *volume.Store
-	node   translate.Node
-	log    *slog.Logger
+	client  *criclient.Client
+	store   *volume.Store
+	cluster Cluster
+	node    translate.Node
+	runtime atomic.Pointer[runtimeInfo]
+	log     *slog.Logger
+}
+
+// runtimeInfo is what the runtime said of itself when the agent connected.
+type runtimeInfo struct {
+	name              string
+	groupsPolicy      bool
+	recursiveReadOnly map[string]bool // by handler
+	userNamespaces    map[string]bool
+}
+
+func (s *shared) about() runtimeInfo {
+	if known := s.runtime.Load(); known != nil {
+		return *known
+	}
+	return runtimeInfo{}
 }
 
 // worker runs one pod, from its first sandbox to its last file. All fields below "owned" belong to its goroutine; actions and probes, which run
-// beside it, report by post.
+// beside it, get the pod as it was when they began, and report by post.
 type worker struct {
 	*shared
-	pod  *corev1.Pod
-	file string
+	file string // of a static pod; empty: it is the API server's
 	log  *slog.Logger
 
-	wakeUp chan struct{} // of one place: to be woken twice is to be woken
-	end    chan struct{} // closed: the pod has to go
+	latest atomic.Pointer[corev1.Pod] // the newest word of the API server; the worker takes it when it looks
+	wakeUp chan struct{}              // of one place: to be woken twice is to be woken
+	end    chan struct{}              // closed: the pod has to go, and nobody waits to hear that it has
 	ending sync.Once
 	inbox  chan func() // what actions and probes found, to be done by the worker
-	told   atomic.Pointer[status.Pod]
+	told   atomic.Pointer[told]
+	stale  atomic.Bool // the content of volumes has changed
 	beside sync.WaitGroup
 
 	// owned
+	pod         *corev1.Pod
+	reported    corev1.PodStatus // the last one told
 	memory      plan.Memory
 	seen        plan.Observed
 	known       map[string]plan.Container // by ID: the last observation
 	probes      map[string]context.CancelFunc
+	stops       map[string]stopping           // by container ID
 	pulls       map[string]context.CancelFunc // by container name: starts that may still be given up
+	killed      map[string]bool               // by container ID: an event has said so
+	startedAt   time.Time
 	terminating time.Time
+	grace       int64 // seconds from terminating on
+	verdict     *plan.Verdict
+	rejection   *plan.Verdict // as the verdict, and nothing of the pod was ever made
+	volumesDue  time.Time     // when the content of volumes has to be looked at again
 	recorded    bool
+	finished    bool
 	trouble     string // the last error of observing, to be logged once
 	delay       time.Duration
+}
+
+// told is what others are told of a pod.
+type told struct {
+	pod    *corev1.Pod
+	status corev1.PodStatus
+	extra  status.Extra
+	seen   plan.Observed
 }
 
 func newWorker(s *shared, d desired) *worker {
 	log := s.log.With("pod", d.name(), "uid", d.Pod.UID)
 	w := &worker{
-		shared: s, pod: d.Pod, file: d.File, log: log,
+		shared: s, pod: d.Pod, file: d.File, log: log, reported: *d.Pod.Status.DeepCopy(), startedAt: time.Now(),
 		wakeUp: make(chan struct{}, 1), end: make(chan struct{}), inbox: make(chan func(), 16),
-		memory: plan.Memory{Busy: map[string]bool{}, Retry: map[string]plan.Retry{}, Health: map[string]plan.Health{}},
+		memory: plan.Memory{Busy: map[string]bool{}, Retry: map[string]plan.Retry{}, Health: map[string]plan.Health{}, Hooked: map[string]bool{}},
 		known:  map[string]plan.Container{}, probes: map[string]context.CancelFunc{}, pulls: map[string]context.CancelFunc{},
+		stops: map[string]stopping{}, killed: map[string]bool{},
 	}
-	w.publish()
+	w.latest.Store(d.Pod)
+	if start := d.Pod.Status.StartTime; start != nil {
+		w.startedAt = start.Time
+	}
+	w.told.Store(&told{pod: d.Pod, status: w.reported, extra: status.Extra{File: d.File, LogDir: s.node.LogDir}})
 	return w
 }
 
@@ -73,11 +115,21 @@ func (w *worker) wake() {
 	}
 }
 
+// update gives the worker its pod as the API server has it now.
+func (w *worker) update(pod *corev1.Pod) {
+	if w.latest.Swap(pod) != pod {
+		w.wake()
+	}
+}
+
 // terminate makes the pod go. It may be called many times.
 func (w *worker) terminate() { w.ending.Do(func() { close(w.end) }) }
 
 // status is what is known of the pod; safe from any goroutine.
-func (w *worker) status() status.Pod { return *w.told.Load() }
+func (w *worker) status() status.Pod {
+	t := w.told.Load()
+	return status.Of(t.pod, &t.status, t.extra)
+}
 
 // post hands the worker something to do, unless it has ended.
 func (w *worker) post(ctx context.Context, f func()) {
@@ -108,6 +160,7 @@ func (w *worker) run(ctx context.Context) bool {
 		case <-timer.C:
 		}
 		w.drain()
+		w.refresh()
 		gone, next := w.step(ctx)
 		if gone {
 			return true
@@ -133,14 +186,72 @@ func (w *worker) drain() {
 	}
 }
 
-// beginToEnd gives up pulls; what else is under way comes to its end first, so that nothing is left half made.
+// refresh takes the newest word of the API server.
+func (w *worker) refresh() {
+	if w.stale.Swap(false) {
+		w.volumesDue = time.Now()
+		for name, retry := range w.memory.Retry { // it may be what they waited for
+			if retry.Reason == reasonFailedMount || retry.Reason == reasonConfigError {
+				delete(w.memory.Retry, name)
+			}
+		}
+	}
+	before, now := w.pod, w.latest.Load()
+	if now == before {
+		return
+	}
+	w.pod = now
+	if now.Generation != before.Generation {
+		w.recorded = false
+		for name, retry := range w.memory.Retry { // what failed may be what was changed
+			if retry.Reason != status.ReasonErrImagePull || imageOfContainer(before, name) != imageOfContainer(now, name) {
+				delete(w.memory.Retry, name)
+			}
+		}
+	}
+	w.volumesDue = time.Now() // labels and annotations are shown in some
+	if now.DeletionTimestamp != nil {
+		w.beginToEnd()
+	}
+}
+
+func imageOfContainer(pod *corev1.Pod, name string) string {
+	if c := plan.Find(pod, name); c != nil {
+		return c.Image
+	}
+	return ""
+}
+
+// beginToEnd gives up pulls; what else is under way comes to its end first, so that nothing is left half made. When it has begun already, the time
+// that containers get may only become shorter.
 func (w *worker) beginToEnd() {
-	w.log.Info("removing the pod")
-	w.terminating = time.Now()
+	grace := graceOf(w.pod)
+	if !w.terminating.IsZero() {
+		if grace < w.grace {
+			w.log.Info("the pod gets less time to end", "seconds", grace)
+			w.grace = grace
+			w.hurry()
+		}
+		return
+	}
+	w.log.Info("removing the pod", "grace", grace)
+	w.terminating, w.grace = time.Now(), grace
 	clear(w.memory.Retry)
 	for _, cancel := range w.pulls {
 		cancel()
 	}
+}
+
+// graceOf is the kubelet's calculateEffectiveGracePeriod.
+func graceOf(pod *corev1.Pod) int64 {
+	grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
+	if own := pod.Spec.TerminationGracePeriodSeconds; own != nil {
+		grace = *own
+	}
+	if asked := pod.DeletionGracePeriodSeconds; asked != nil {
+		grace = *asked
+	}
+	return max(grace, 1)
 }
 
 // step looks, decides, and starts what is to be done. It answers whether the pod is gone, and when to look again.
@@ -153,35 +264,91 @@ func (w *worker) step(ctx context.Context) (gone bool, next time.Time) {
 		return false, w.troubled(err)
 	}
 	w.trouble, w.delay = "", 0
+	w.note(seen)
+	w.watch(ctx)
+	deadline := w.judge()
+	in := w.input()
+	p := plan.Next(in)
+	if p.Gone {
+		return w.depart(ctx)
+	}
+	for _, action := range p.Actions {
+		w.start(ctx, action)
+	}
+	due := w.refreshVolumes(ctx)
+	w.publish()
+	return false, earliest(p.WakeAt, deadline, due, w.shownUntil())
+}
+
+// note takes an observation. What an ended run left is read once; one whose postStart hook has not ended counts as not started.
+func (w *worker) note(seen plan.Observed) {
+	for i := range seen.Containers {
+		run := &seen.Containers[i]
+		c := plan.Find(w.pod, run.Name)
+		if before, was := w.known[run.ID]; run.State == plan.Exited && (!was || before.State != plan.Exited) {
+			run.Message = w.message(*run)
+		}
+		if run.State == plan.Running && w.memory.Busy[run.Name] && w.stops[run.ID].cancel == nil && c != nil && c.Lifecycle != nil && c.Lifecycle.PostStart != nil {
+			run.State = plan.Created
+		}
+	}
 	w.seen = seen
 	clear(w.known)
 	for _, run := range seen.Containers {
 		w.known[run.ID] = run
 	}
-	w.watch(ctx)
-	in := w.input()
-	p := plan.Next(in)
-	if p.Gone {
-		if err := w.cleanUp(); err != nil {
-			return false, w.troubled(err)
+}
+
+// judge finds pods that have been active for too long.
+func (w *worker) judge() (due time.Time) {
+	if w.verdict != nil || !w.terminating.IsZero() || final(w.reported.Phase) {
+		return time.Time{}
+	}
+	w.verdict, due = plan.Deadline(w.pod, w.startedAt, time.Now())
+	if w.verdict != nil {
+		w.event("", corev1.EventTypeNormal, w.verdict.Reason, w.verdict.Message)
+	}
+	return due
+}
+
+func final(phase corev1.PodPhase) bool {
+	return phase == corev1.PodSucceeded || phase == corev1.PodFailed
+}
+
+func earliest(times ...time.Time) time.Time {
+	var found time.Time
+	for _, t := range times {
+		if !t.IsZero() && (found.IsZero() || t.Before(found)) {
+			found = t
 		}
-		w.log.Info("the pod is gone")
-		return true, time.Time{}
 	}
-	for _, action := range p.Actions {
-		w.start(ctx, action)
+	return found
+}
+
+// shownUntil is when a failed pull changes its name.
+func (w *worker) shownUntil() (next time.Time) {
+	for _, retry := range w.memory.Retry {
+		if shown := retry.Until.Add(-retry.Delay).Add(status.PullShown); retry.Reason == status.ReasonErrImagePull && time.Now().Before(shown) {
+			next = earliest(next, shown)
+		}
 	}
-	w.publish()
-	return false, p.WakeAt
+	return next
 }
 
 func (w *worker) input() plan.Input {
-	return plan.Input{Pod: w.pod, Terminating: w.terminating, Seen: w.seen, Memory: w.memory, Now: time.Now()}
+	verdict := w.verdict
+	if w.rejection != nil {
+		verdict = w.rejection
+	}
+	return plan.Input{
+		Pod: w.pod, Terminating: w.terminating, Grace: w.grace, Verdict: verdict, Finished: final(w.pod.Status.Phase) || final(w.reported.Phase),
+		StartedAt: w.startedAt, Seen: w.seen, Memory: w.memory, Now: time.Now(),
+	}
 }
 
 // record writes down what is about to run, before anything of it exists.
 func (w *worker) record() error {
-	if w.recorded || !w.terminating.IsZero() {
+	if w.recorded || !w.terminating.IsZero() || w.rejection != nil || final(w.reported.Phase) {
 		return nil
 	}
 	if err := w.store.Save(volume.Record{File: w.file, Pod: w.pod}); err != nil {
@@ -191,9 +358,25 @@ func (w *worker) record() error {
 	return nil
 }
 
+// depart ends the work on a pod of which the runtime has nothing any more.
+func (w *worker) depart(ctx context.Context) (gone bool, next time.Time) {
+	if err := w.cleanUp(ctx); err != nil {
+		return false, w.troubled(err)
+	}
+	w.publish()
+	switch {
+	case w.file != "":
+		w.cluster.Unmirror(w.pod)
+	case w.pod.DeletionTimestamp != nil:
+		w.cluster.Finish(w.pod)
+	}
+	w.log.Info("the pod is gone")
+	return true, time.Time{}
+}
+
 // cleanUp removes what a gone pod leaves on the node.
-func (w *worker) cleanUp() error {
-	return errors.Join(w.store.Remove(string(w.pod.UID)), os.RemoveAll(translate.LogDirectory(w.node.LogDir, w.pod)))
+func (w *worker) cleanUp(context.Context) error {
+	return errors.Join(w.store.Remove(string(w.pod.UID)), os.RemoveAll(translate.LogDirectory(w.node.LogDir, w.pod)), w.unlinkLogs(""))
 }
 
 // troubled says when to try again what stopped the worker from working at all. The agent wakes it when the runtime is back.
@@ -208,19 +391,34 @@ func (w *worker) troubled(err error) time.Time {
 	return time.Now().Add(w.delay)
 }
 
+// publish tells others how the pod is, and the API server if that has changed.
 func (w *worker) publish() {
-	s := status.Of(w.input(), status.Extra{File: w.file, LogDir: w.node.LogDir, NodeIPs: w.node.IPs, Message: w.message})
-	if w.trouble != "" && s.Message == "" {
-		s.Reason, s.Message = "Unobserved", w.trouble
+	in := w.input()
+	about := w.about()
+	s := status.Make(status.Input{
+		Input: in, Before: w.reported, Runtime: about.name, HostIPs: w.node.IPs, Static: w.file != "", RecursiveReadOnly: about.recursiveReadOnly[""],
+	})
+	if w.rejection != nil && len(w.seen.Containers) == 0 {
+		s = status.Rejected(w.pod, *w.rejection, metav1.NewTime(w.startedAt))
 	}
-	w.told.Store(&s)
+	extra := status.Extra{File: w.file, LogDir: w.node.LogDir, Terminating: !w.terminating.IsZero()}
+	if retry, ok := w.memory.Retry[plan.SandboxSubject]; ok {
+		extra.Reason, extra.Message = retry.Reason, retry.Message
+	} else if w.trouble != "" {
+		extra.Reason, extra.Message = "Unobserved", w.trouble
+	}
+	w.told.Store(&told{pod: w.pod, status: s, extra: extra, seen: w.seen})
+	if w.trouble == "" && !status.Same(&s, &w.reported) {
+		w.reported = s
+		w.cluster.Report(w.pod, s.DeepCopy())
+	}
 }
 
 // message is what an ended run of a container left: what the runtime says, its message file, or its log where the pod asks for that.
 func (w *worker) message(run plan.Container) string {
 	message := w.store.Message(string(w.pod.UID), run.Name, run.Attempt)
 	if message == "" && run.ExitCode != 0 {
-		c := containerOf(w.pod, run.Name)
+		c := plan.Find(w.pod, run.Name)
 		if c != nil && c.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError {
 			message = volume.LogTail(w.logPath(run.Name, run.Attempt))
 		}
@@ -231,14 +429,21 @@ func (w *worker) message(run plan.Container) string {
 	return message
 }
 
-// containerOf is the container of a name, or nil.
-func containerOf(pod *corev1.Pod, name string) *corev1.Container {
-	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range list {
-			if list[i].Name == name {
-				return &list[i]
-			}
-		}
+// event tells of something that happened to the pod, or to a container of it.
+func (w *worker) event(container, kind, reason, message string) {
+	tell(w.cluster, w.pod, container, kind, reason, message)
+}
+
+func tell(cluster Cluster, pod *corev1.Pod, container, kind, reason, message string) {
+	field := ""
+	switch {
+	case container == "":
+	case plan.IsInit(pod, container):
+		field = "spec.initContainers{" + container + "}"
+	case plan.IsEphemeral(pod, container):
+		field = "spec.ephemeralContainers{" + container + "}"
+	default:
+		field = "spec.containers{" + container + "}"
 	}
-	return nil
+	cluster.Event(pod, field, kind, reason, message)
 }

@@ -81,22 +81,22 @@ func (c *Client) Version(ctx context.Context) (*criv1.VersionResponse, error) {
 	return version, nil
 }
 
-// SupplementalGroupsPolicy says whether the runtime can keep an image's groups out of a container.
-func (c *Client) SupplementalGroupsPolicy(ctx context.Context) (bool, error) {
+// Status asks for the runtime's conditions, features and handlers.
+func (c *Client) Status(ctx context.Context) (*criv1.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	status, err := c.Runtime.Status(ctx, &criv1.StatusRequest{})
 	if err != nil {
-		return false, fmt.Errorf("asking the container runtime for its features: %w", err)
+		return nil, fmt.Errorf("asking the container runtime for its features: %w", err)
 	}
-	return status.GetFeatures().GetSupplementalGroupsPolicy(), nil
+	return status, nil
 }
 
-// RunSandbox makes and starts a sandbox, and answers its ID.
-func (c *Client) RunSandbox(ctx context.Context, config *criv1.PodSandboxConfig) (string, error) {
+// RunSandbox makes and starts a sandbox with a runtime handler ("" is the default's), and answers its ID.
+func (c *Client) RunSandbox(ctx context.Context, config *criv1.PodSandboxConfig, handler string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, sandboxTimeout)
 	defer cancel()
-	answer, err := c.Runtime.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: config})
+	answer, err := c.Runtime.RunPodSandbox(ctx, &criv1.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	if err != nil {
 		return "", fmt.Errorf("running a sandbox of pod %s/%s: %w", config.Metadata.Namespace, config.Metadata.Name, err)
 	}
@@ -187,11 +187,21 @@ func (c *Client) Image(ctx context.Context, image string) (*criv1.Image, error) 
 	return answer.Image, nil
 }
 
-// Pull fetches an image, however long it takes, and answers what to create containers from.
-func (c *Client) Pull(ctx context.Context, image string, sandbox *criv1.PodSandboxConfig) (string, error) {
-	answer, err := c.Images.PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: image}, SandboxConfig: sandbox})
+// Pull fetches an image, however long it takes, and answers what to create containers from. auth may be nil.
+func (c *Client) Pull(ctx context.Context, image string, auth *criv1.AuthConfig, sandbox *criv1.PodSandboxConfig) (string, error) {
+	answer, err := c.Images.PullImage(ctx, &criv1.PullImageRequest{Image: &criv1.ImageSpec{Image: image, UserSpecifiedImage: image}, Auth: auth, SandboxConfig: sandbox})
 	if err != nil {
 		return "", fmt.Errorf("pulling image %s: %w", image, err)
 	}
 	return answer.ImageRef, nil
+}
+
+// UpdateContainer changes the resources of a running container.
+func (c *Client) UpdateContainer(ctx context.Context, id string, resources *criv1.LinuxContainerResources) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	if _, err := c.Runtime.UpdateContainerResources(ctx, &criv1.UpdateContainerResourcesRequest{ContainerId: id, Linux: resources}); err != nil {
+		return fmt.Errorf("updating the resources of container %s: %w", id, err)
+	}
+	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	corev1 "k8s.io/api/core/v1"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimd/shimd/node/plan"
@@ -21,6 +22,9 @@ func IsNotFound(err error) bool { return code(err) == codes.NotFound }
 
 // IsUnavailable says whether nobody answered: the runtime is down or restarting.
 func IsUnavailable(err error) bool { return code(err) == codes.Unavailable }
+
+// IsCanceled says whether the caller gave up.
+func IsCanceled(err error) bool { return code(err) == codes.Canceled }
 
 // IsUnimplemented says whether the runtime does not have the call.
 func IsUnimplemented(err error) bool { return code(err) == codes.Unimplemented }
@@ -110,6 +114,12 @@ func (c *Client) container(ctx context.Context, listed *criv1.Container) (plan.C
 	if nanoseconds, err := strconv.ParseInt(s.GetAnnotations()[translate.AnnotationBackoff], 10, 64); err == nil && nanoseconds > 0 {
 		container.Backoff = time.Duration(nanoseconds)
 	}
+	if user := s.GetUser().GetLinux(); user != nil {
+		container.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: user.Uid, GID: user.Gid, SupplementalGroups: user.SupplementalGroups}}
+	}
+	if container.Image == "" {
+		container.Image = s.GetImage().GetUserSpecifiedImage()
+	}
 	switch s.GetState() {
 	case criv1.ContainerState_CONTAINER_CREATED:
 		container.State = plan.Created
@@ -131,18 +141,18 @@ func moment(nanoseconds int64) time.Time {
 	return time.Unix(0, nanoseconds)
 }
 
-// Owned is a pod that runs, or ran, from a file of the folder.
+// Owned is a pod that an agent of the same folder or node has made.
 type Owned struct{ UID, Namespace, Name, File string }
 
-// Owned lists the pods that an agent of this folder has made, whatever has become of their files.
-func (c *Client) Owned(ctx context.Context, folder string) ([]Owned, error) {
+// Owned lists the pods that an agent of an owner (package translate) has made, whatever has become of them elsewhere.
+func (c *Client) Owned(ctx context.Context, owner string) ([]Owned, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	answer, err := c.Runtime.ListPodSandbox(ctx, &criv1.ListPodSandboxRequest{
-		Filter: &criv1.PodSandboxFilter{LabelSelector: map[string]string{translate.LabelFolder: folder}},
+		Filter: &criv1.PodSandboxFilter{LabelSelector: map[string]string{translate.LabelOwner: owner}},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listing the sandboxes made from folder %s: %w", folder, err)
+		return nil, fmt.Errorf("listing the sandboxes of %s: %w", owner, err)
 	}
 	var found []Owned
 	seen := map[string]bool{}

@@ -11,19 +11,23 @@ import (
 // minimumGrace is the least that a container gets to end in, whatever the pod says: the kubelet's minimumGracePeriodInSeconds.
 const minimumGrace = 2 * time.Second
 
+// stopping is the kubelet's word for an end that needs no other reason.
+const stopping = "Stopping container"
+
 // Next decides.
 //
 //  1. A pod that has to go: stop containers (sidecars last), stop sandboxes, remove them.
-//  2. A pod that has ended for good: the same, but nothing that tells of it is removed.
+//  2. A pod that has ended for good, by itself or by a verdict: the same, but nothing that tells of it is removed.
 //  3. No usable sandbox: make one, in the place of those that were lost.
-//  4. Else: init containers in their order, then all containers; restart, by policy and back-off, what ended; stop what probes condemned.
+//  4. Else: ephemeral containers; init containers in their order, then all containers; restart, by policy and back-off, what ended; stop what
+//     probes condemned.
 //  5. Remove dead containers that a later dead one replaces, and sandboxes that hold nothing any more.
 func Next(in Input) Plan {
 	p := &planner{Input: in}
 	switch {
 	case !in.Terminating.IsZero():
 		p.teardown()
-	case Ended(in.Pod, in.Seen):
+	case in.Verdict != nil || in.Finished || Ended(in.Pod, in.Seen):
 		p.quiesce()
 		p.collect()
 	default:
@@ -79,7 +83,7 @@ func (p *planner) sandbox() (Sandbox, bool) {
 		}
 		return current, true
 	}
-	if p.stopAll("the pod's sandbox was lost") {
+	if p.stopAll(stopping) {
 		return Sandbox{}, false
 	}
 	a := Action{Verb: RunSandbox}
@@ -94,6 +98,11 @@ func (p *planner) sandbox() (Sandbox, bool) {
 }
 
 func (p *planner) containers(sandbox Sandbox) {
+	for i := range p.Pod.Spec.EphemeralContainers { // even before the others: they are for finding out what is wrong
+		if c := Ephemeral(&p.Pod.Spec.EphemeralContainers[i]); !p.Memory.Busy[c.Name] {
+			p.keep(sandbox, c)
+		}
+	}
 	main := p.Pod.Spec.Containers
 	initialised := slices.ContainsFunc(main, func(c corev1.Container) bool {
 		_, started := last(p.Seen, c.Name, sandbox.ID)
@@ -129,8 +138,11 @@ func (p *planner) keep(sandbox Sandbox, c *corev1.Container) bool {
 		switch run.State {
 		case Running:
 			health := p.Memory.Health[run.ID]
-			if health.Kill != "" {
-				p.do(p.stop(run, health.Kill, health.Grace))
+			switch {
+			case run.Image != "" && run.Image != c.Image:
+				p.do(p.stop(run, "Container "+c.Name+" definition changed, will be restarted", nil))
+			case health.Kill != "":
+				p.do(p.stop(run, p.killing(c, health.Kill), health.Grace))
 			}
 			return health.Started
 		case Created:
@@ -139,7 +151,7 @@ func (p *planner) keep(sandbox Sandbox, c *corev1.Container) bool {
 			}
 			return false
 		case Unknown:
-			p.do(p.stop(run, "its state is unknown", nil))
+			p.do(p.stop(run, "Container is in \"unknown\" state, try killing it before restart", nil))
 			return false
 		}
 	}
@@ -159,8 +171,23 @@ func (p *planner) keep(sandbox Sandbox, c *corev1.Container) bool {
 	return false
 }
 
+// killing is the reason of a kill with what follows from it. Rules for exit codes are not asked: it has none yet.
+func (p *planner) killing(c *corev1.Container, reason string) string {
+	policy := corev1.ContainerRestartPolicy(p.Pod.Spec.RestartPolicy)
+	if c.RestartPolicy != nil {
+		policy = *c.RestartPolicy
+	}
+	if policy == corev1.ContainerRestartPolicyNever {
+		return reason
+	}
+	return reason + ", will be restarted"
+}
+
 func (p *planner) stop(run Container, reason string, grace *int64) Action {
 	seconds := p.Pod.Spec.TerminationGracePeriodSeconds
+	if p.Verdict != nil && p.Verdict.Grace != nil {
+		seconds = p.Verdict.Grace
+	}
 	if grace != nil {
 		seconds = grace
 	}
@@ -169,33 +196,46 @@ func (p *planner) stop(run Container, reason string, grace *int64) Action {
 		a.Grace = time.Duration(*seconds) * time.Second
 	}
 	if !p.Terminating.IsZero() {
-		a.Grace -= p.Now.Sub(p.Terminating)
+		a.Grace = time.Duration(p.Grace)*time.Second - p.Now.Sub(p.Terminating)
 	}
 	a.Grace = max(a.Grace, minimumGrace)
 	return a
 }
 
-// stopAll plans the end of all that runs, sidecars after the others, and says whether there is still something to wait for.
+// stopAll plans the end of all that runs, and says whether there is still something to wait for. Sidecars go after the others, the last first;
+// their hooks run at once, so that the grace period is enough for all.
 func (p *planner) stopAll(reason string) bool {
 	var ordinary, sidecars []Container
 	for _, run := range p.Seen.Containers {
 		if run.State != Running && run.State != Unknown {
 			continue
 		}
-		if c := find(p.Pod, run.Name); c != nil && IsSidecar(c) {
+		if c := Find(p.Pod, run.Name); c != nil && IsInit(p.Pod, c.Name) && IsSidecar(c) {
 			sidecars = append(sidecars, run)
 		} else {
 			ordinary = append(ordinary, run)
 		}
 	}
-	phase := ordinary
-	if len(phase) == 0 {
-		phase = sidecars
+	slices.SortFunc(sidecars, func(a, b Container) int { return cmp.Compare(p.position(b.Name), p.position(a.Name)) })
+	phase, later := ordinary, sidecars
+	if len(phase) == 0 && len(sidecars) > 0 {
+		phase, later = sidecars[:1], sidecars[1:]
 	}
 	for _, run := range phase {
-		p.do(p.stop(run, reason, nil))
+		p.do(p.stop(run, reason+" "+run.Name, nil))
+	}
+	for _, run := range later {
+		if c := Find(p.Pod, run.Name); c.Lifecycle != nil && c.Lifecycle.PreStop != nil && !p.Memory.Hooked[run.ID] {
+			a := p.stop(run, reason+" "+run.Name, nil)
+			a.Verb = RunPreStop
+			p.do(a)
+		}
 	}
 	return len(phase) > 0 || p.starting()
+}
+
+func (p *planner) position(name string) int {
+	return slices.IndexFunc(p.Pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
 }
 
 // starting says whether a start or a stop is under way: nothing is taken from below it.
@@ -203,7 +243,7 @@ func (p *planner) starting() bool {
 	if p.Memory.Busy[SandboxSubject] {
 		return true
 	}
-	for c := range all(p.Pod) {
+	for c := range All(p.Pod) {
 		if p.Memory.Busy[c.Name] {
 			return true
 		}
@@ -213,7 +253,7 @@ func (p *planner) starting() bool {
 
 // quiesce ends what is left of a pod that has ended for good.
 func (p *planner) quiesce() {
-	if p.stopAll("the pod has ended") {
+	if p.stopAll(stopping) {
 		return
 	}
 	for _, s := range p.Seen.Sandboxes {
@@ -224,7 +264,7 @@ func (p *planner) quiesce() {
 }
 
 func (p *planner) teardown() {
-	if p.stopAll("the pod is removed") {
+	if p.stopAll(stopping) {
 		return
 	}
 	known := map[string]bool{}

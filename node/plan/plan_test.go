@@ -97,7 +97,10 @@ func TestNext(t *testing.T) {
 		memory Memory
 		now    int
 		ending time.Time
-		want   string
+
+		verdict  *Verdict
+		finished bool
+		want     string
 	}{
 		{name: "nothing yet", pod: pod(always, "a"), want: "run#0[]"},
 		{name: "sandbox under way", pod: pod(always, "a"), memory: Memory{Busy: map[string]bool{SandboxSubject: true}}, want: ""},
@@ -153,7 +156,7 @@ func TestNext(t *testing.T) {
 		{name: "removed", pod: pod(always, "a"), ending: at(0), want: "gone"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			got := show(Next(Input{Pod: test.pod, Terminating: test.ending, Seen: test.seen, Memory: test.memory, Now: at(test.now)}))
+			got := show(Next(Input{Pod: test.pod, Terminating: test.ending, Grace: 30, Verdict: test.verdict, Finished: test.finished, Seen: test.seen, Memory: test.memory, Now: at(test.now)}))
 			if got != test.want {
 				t.Errorf("planned %q, want %q", got, test.want)
 			}

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"iter"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -45,27 +46,57 @@ func NextRetry(before Retry, now time.Time, reason, message string) Retry {
 	return Retry{Reason: reason, Message: message, Delay: delay, Until: now.Add(delay)}
 }
 
-// Restarts says whether policy wants another run after an ended one.
+// Restarts says whether policy wants another run after an ended one: the container's rules, else its own policy, else the pod's.
 func Restarts(pod *corev1.Pod, c *corev1.Container, ended Container) bool {
-	if IsSidecar(c) {
-		return true
+	if IsEphemeral(pod, c.Name) {
+		return false
+	}
+	if IsInit(pod, c.Name) && !IsSidecar(c) && ended.ExitCode == 0 {
+		return true // once more in a new sandbox; see initFailed for those that fail
+	}
+	return again(pod, c, ended.ExitCode)
+}
+
+func again(pod *corev1.Pod, c *corev1.Container, exitCode int32) bool {
+	if c.RestartPolicy != nil {
+		if rule := matchingRule(c, exitCode); rule != nil && rule.Action == corev1.ContainerRestartRuleActionRestart {
+			return true
+		}
+		switch *c.RestartPolicy {
+		case corev1.ContainerRestartPolicyAlways:
+			return true
+		case corev1.ContainerRestartPolicyOnFailure:
+			return exitCode != 0
+		case corev1.ContainerRestartPolicyNever:
+			return false
+		}
 	}
 	switch pod.Spec.RestartPolicy {
 	case corev1.RestartPolicyNever:
-		// An init container that succeeded runs once more in a new sandbox; one that failed has failed the pod, see Ended.
-		return isInit(pod, c.Name)
+		return false
 	case corev1.RestartPolicyOnFailure:
-		return ended.ExitCode != 0 || isInit(pod, c.Name)
+		return exitCode != 0
 	default:
 		return true
 	}
 }
 
+func matchingRule(c *corev1.Container, exitCode int32) *corev1.ContainerRestartRule {
+	for i := range c.RestartPolicyRules {
+		rule := &c.RestartPolicyRules[i]
+		if rule.ExitCodes == nil {
+			continue
+		}
+		found := slices.Contains(rule.ExitCodes.Values, exitCode)
+		if found == (rule.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
+			return rule
+		}
+	}
+	return nil
+}
+
 // Ended says whether a pod has ended for good: all its containers, or an init container that failed and is not tried again.
 func Ended(pod *corev1.Pod, seen Observed) bool {
-	if pod.Spec.RestartPolicy == corev1.RestartPolicyAlways {
-		return false
-	}
 	if initFailed(pod, seen) {
 		return true
 	}
@@ -75,21 +106,30 @@ func Ended(pod *corev1.Pod, seen Observed) bool {
 			return false
 		}
 	}
-	return true
+	return len(pod.Spec.Containers) > 0
 }
 
 func initFailed(pod *corev1.Pod, seen Observed) bool {
-	if pod.Spec.RestartPolicy != corev1.RestartPolicyNever {
-		return false
-	}
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
 		run, exists := last(seen, c.Name, "")
-		if exists && !IsSidecar(c) && run.State == Exited && run.ExitCode != 0 {
+		if exists && !IsSidecar(c) && run.State == Exited && run.ExitCode != 0 && !again(pod, c, run.ExitCode) {
 			return true
 		}
 	}
 	return false
+}
+
+// Deadline is the verdict on a pod that has been active for longer than it may, and when that will be otherwise (zero: never).
+func Deadline(pod *corev1.Pod, startedAt, now time.Time) (*Verdict, time.Time) {
+	if pod.Spec.ActiveDeadlineSeconds == nil || startedAt.IsZero() {
+		return nil, time.Time{}
+	}
+	due := startedAt.Add(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second)
+	if now.Before(due) {
+		return nil, due
+	}
+	return &Verdict{Reason: "DeadlineExceeded", Message: "Pod was active on the node longer than the specified deadline"}, time.Time{}
 }
 
 // IsSidecar says whether an init container stays beside the others instead of ending before them.
@@ -97,13 +137,14 @@ func IsSidecar(c *corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-func isInit(pod *corev1.Pod, name string) bool {
-	for i := range pod.Spec.InitContainers {
-		if pod.Spec.InitContainers[i].Name == name {
-			return true
-		}
-	}
-	return false
+// IsInit says whether a name is an init container's, a sidecar's included.
+func IsInit(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == name })
+}
+
+// IsEphemeral says whether a name is an ephemeral container's: one that was added to a running pod, and runs once.
+func IsEphemeral(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.EphemeralContainers, func(c corev1.EphemeralContainer) bool { return c.Name == name })
 }
 
 // Last is the latest run of a container, in whatever sandbox.
@@ -125,8 +166,8 @@ func newer(a, b Container) int {
 	return cmp.Or(cmp.Compare(a.Attempt, b.Attempt), a.CreatedAt.Compare(b.CreatedAt), cmp.Compare(a.ID, b.ID))
 }
 
-// all containers of a pod, init containers first.
-func all(pod *corev1.Pod) iter.Seq[*corev1.Container] {
+// All containers of a pod: init containers first, ephemeral ones last.
+func All(pod *corev1.Pod) iter.Seq[*corev1.Container] {
 	return func(yield func(*corev1.Container) bool) {
 		for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 			for i := range list {
@@ -135,12 +176,22 @@ func all(pod *corev1.Pod) iter.Seq[*corev1.Container] {
 				}
 			}
 		}
+		for i := range pod.Spec.EphemeralContainers {
+			if !yield(Ephemeral(&pod.Spec.EphemeralContainers[i])) {
+				return
+			}
+		}
 	}
 }
 
-// find is the container of a name, or nil.
-func find(pod *corev1.Pod, name string) *corev1.Container {
-	for c := range all(pod) {
+// Ephemeral is an ephemeral container as a container, which has the same fields.
+func Ephemeral(c *corev1.EphemeralContainer) *corev1.Container {
+	return (*corev1.Container)(&c.EphemeralContainerCommon)
+}
+
+// Find is the container of a name, or nil.
+func Find(pod *corev1.Pod, name string) *corev1.Container {
+	for c := range All(pod) {
 		if c.Name == name {
 			return c
 		}

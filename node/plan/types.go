@@ -33,6 +33,8 @@ type Container struct {
 	FinishedAt          time.Time // zero: not yet
 	Backoff             time.Duration
 	Image, ImageID      string
+	User                *corev1.ContainerUser        // who its first process is, where the runtime tells
+	Resources           *corev1.ResourceRequirements // what holds now, as far as the runtime tells; nil: it does not
 }
 
 // Sandbox is one environment made for the pod; a pod has another one when the first was lost.
@@ -57,6 +59,12 @@ type Retry struct {
 	Delay           time.Duration
 }
 
+// Verdict ends a pod for good, whatever its containers do. What tells of it stays until the pod is removed.
+type Verdict struct {
+	Reason, Message string // of the pod's status
+	Grace           *int64 // seconds to end in, instead of the pod's
+}
+
 // Health is what probes and hooks found of a running container.
 type Health struct {
 	Started bool   // no startup probe, or it succeeded
@@ -73,12 +81,17 @@ type Memory struct {
 	Busy   map[string]bool   // by subject: an action is under way
 	Retry  map[string]Retry  // by subject
 	Health map[string]Health // by container ID; a container that is not in it has not been looked at
+	Hooked map[string]bool   // by container ID: its preStop hook has run
 }
 
 // Input is all that a decision depends on.
 type Input struct {
 	Pod         *corev1.Pod
 	Terminating time.Time // since when the pod has to go; zero: it has to run
+	Grace       int64     // seconds from Terminating on
+	Verdict     *Verdict
+	Finished    bool      // the API server has it as Succeeded or Failed: nothing is started any more
+	StartedAt   time.Time // when the agent took the pod on
 	Seen        Observed
 	Memory      Memory
 	Now         time.Time
@@ -93,7 +106,9 @@ const (
 	StopSandbox     Verb = "StopSandbox"     // ID
 	RemoveSandbox   Verb = "RemoveSandbox"   // ID, with its containers
 	StartContainer  Verb = "StartContainer"  // Name, Attempt, SandboxID, Backoff; pulls, creates and starts
-	StopContainer   Verb = "StopContainer"   // ID, Name, Grace, Reason
+	RunPreStop      Verb = "RunPreStop"      // ID, Name, Grace; the hook of a container whose turn to stop comes later
+	StopContainer   Verb = "StopContainer"   // ID, Name, Grace, Reason; with its preStop hook, unless that has run
+	UpdateContainer Verb = "UpdateContainer" // ID, Name; the resources of a running one
 	RemoveContainer Verb = "RemoveContainer" // ID, Name, Attempt
 )
 
@@ -106,19 +121,22 @@ type Action struct {
 	Attempt   uint32
 	Backoff   time.Duration // recorded with the container: how long its successor waits
 	Grace     time.Duration
-	Reason    string
+	Reason    string // why, in the kubelet's words where it has some: it becomes an event
 	Replaces  []string
 }
 
 // Subject is what the action is done to.
 func (a Action) Subject() string {
-	if a.Verb == StopContainer || a.Verb == StartContainer {
+	switch a.Verb {
+	case StopContainer, StartContainer:
 		return a.Name
-	}
-	if a.Verb == RemoveContainer {
+	case RunPreStop:
+		return "hook " + a.ID
+	case UpdateContainer:
+		return "update " + a.ID
+	case RemoveContainer:
 		return "remove " + a.ID
-	}
-	if a.Verb == RemoveSandbox || a.Verb == StopSandbox {
+	case RemoveSandbox, StopSandbox:
 		return "sandbox " + a.ID
 	}
 	return SandboxSubject

@@ -21,7 +21,7 @@ func TestOf(t *testing.T) {
 	at := func(n int) time.Time { return time.Unix(int64(n), 0) }
 	ready := []plan.Sandbox{{ID: "S", Ready: true, IPs: []string{"10.0.0.2"}, CreatedAt: at(1)}}
 	exited := func(attempt uint32, code int32) plan.Container {
-		return plan.Container{ID: "old", Name: "a", Attempt: attempt, State: plan.Exited, ExitCode: code, SandboxID: "S", FinishedAt: at(9)}
+		return plan.Container{ID: "old", Name: "a", Attempt: attempt, State: plan.Exited, ExitCode: code, SandboxID: "S", FinishedAt: at(9), Backoff: 10 * time.Second}
 	}
 	live := plan.Container{ID: "live", Name: "a", Attempt: 1, State: plan.Running, SandboxID: "S"}
 	for _, test := range []struct {
@@ -31,7 +31,6 @@ func TestOf(t *testing.T) {
 		want   string // phase/reason container state/reason/last
 	}{
 		{"new", "Always", plan.Input{}, "Pending/ waiting/ContainerCreating"},
-		{"no sandbox", "Always", plan.Input{Memory: plan.Memory{Retry: map[string]plan.Retry{"": {Reason: "FailedCreatePodSandBox"}}}}, "Pending/FailedCreatePodSandBox waiting/ContainerCreating"},
 		{"no image", "Always", plan.Input{Seen: plan.Observed{Sandboxes: ready}, Memory: plan.Memory{Retry: map[string]plan.Retry{"a": {Reason: "ImagePullBackOff"}}}}, "Pending/ waiting/ImagePullBackOff"},
 		{"runs", "Always", plan.Input{Seen: plan.Observed{Sandboxes: ready, Containers: []plan.Container{exited(0, 3), live}}, Memory: plan.Memory{Health: map[string]plan.Health{"live": {Started: true, Ready: true}}}}, "Running/ running/ last Error 3 ready"},
 		{"starting", "Always", plan.Input{Seen: plan.Observed{Sandboxes: ready, Containers: []plan.Container{live}}}, "Running/ running/"},
@@ -43,7 +42,8 @@ func TestOf(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			test.in.Pod = &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: test.policy, Containers: []corev1.Container{{Name: "a"}}}}
 			test.in.Now = at(10)
-			s := Of(test.in, Extra{Message: func(plan.Container) string { return "" }})
+			made := Make(Input{Input: test.in, Runtime: "fake"})
+			s := Of(test.in.Pod, &made, Extra{Terminating: !test.in.Terminating.IsZero()})
 			c := s.Containers[0]
 			got := s.Phase + "/" + s.Reason + " " + c.State + "/" + c.Reason
 			if c.Last != nil {

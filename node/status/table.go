@@ -19,7 +19,7 @@ func Table(out io.Writer, node Node, now time.Time) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAMESPACE\tPOD\tCONTAINER\tSTATE\tREADY\tRESTARTS\tAGE\tIP\tREASON")
 	for _, pod := range node.Pods {
-		fmt.Fprintf(table, "%s\t%s\t\t%s\t%s\t%d\t%s\t%s\t%s\n", pod.Namespace, pod.Name, pod.Phase, ready(pod), restarts(pod),
+		fmt.Fprintf(table, "%s\t%s\t\t%s\t%s\t%d\t%s\t%s\t%s\n", pod.Namespace, pod.Name, pod.Phase, ready(pod), restartsOf(pod),
 			age(pod.StartedAt, now), or(strings.Join(pod.IPs, ",")), reason(pod.Reason, pod.Message))
 		for _, c := range pod.Containers {
 			name := c.Name
@@ -55,7 +55,7 @@ func ready(pod Pod) string {
 	return fmt.Sprintf("%d/%d", count, all)
 }
 
-func restarts(pod Pod) uint32 {
+func restartsOf(pod Pod) uint32 {
 	var sum uint32
 	for _, c := range pod.Containers {
 		sum += c.Restarts

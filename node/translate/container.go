@@ -13,8 +13,6 @@ import (
 	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
-
-	"github.com/shimd/shimd/node/manifest"
 )
 
 // ImageUser is who an image runs as when nobody says: a number, a name, or neither (root).
@@ -29,8 +27,10 @@ type Run struct {
 	Backoff  time.Duration
 	ImageRef string // what to create it from
 	User     ImageUser
-	Where    manifest.Addresses
+	Env      []Variable // see Environment
 	Mounts   []*criv1.Mount
+	UserNS   *criv1.UserNamespace
+	TargetID string // of the container whose processes an ephemeral one sees
 }
 
 // Container is the configuration of one run of a container. An error is of the kind errdefs.ErrInvalidArgument (of the pod) or
@@ -39,10 +39,7 @@ func Container(node Node, pod *corev1.Pod, c *corev1.Container, run Run) (*criv1
 	if err := CheckNonRoot(pod, c, run.User); err != nil {
 		return nil, err
 	}
-	env, err := Environment(pod, c, run.Where)
-	if err != nil {
-		return nil, err
-	}
+	env := run.Env
 	config := &criv1.ContainerConfig{
 		Metadata:    &criv1.ContainerMetadata{Name: c.Name, Attempt: run.Attempt},
 		Image:       &criv1.ImageSpec{Image: run.ImageRef, UserSpecifiedImage: c.Image},
@@ -58,12 +55,12 @@ func Container(node Node, pod *corev1.Pod, c *corev1.Container, run Run) (*criv1
 		Tty:         c.TTY,
 		Linux: &criv1.LinuxContainerConfig{
 			Resources:       containerResources(node, pod, c),
-			SecurityContext: containerSecurity(node, pod, c, run.User),
+			SecurityContext: containerSecurity(node, pod, c, run),
 		},
 	}
 	config.Labels[LabelContainerName] = c.Name
-	for _, variable := range env {
-		config.Envs = append(config.Envs, &criv1.KeyValue{Key: variable.name, Value: []byte(variable.value)})
+	for _, v := range env {
+		config.Envs = append(config.Envs, &criv1.KeyValue{Key: v.name, Value: []byte(v.value)})
 	}
 	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
 		// CRI spells SIGRTMIN+1 as SIGNAL_SIGRTMINPLUS1.

@@ -31,18 +31,54 @@ func ParseDNS(text string) DNS {
 	return dns
 }
 
-// podDNS: without a cluster, ClusterFirst is the node's resolver, as with a kubelet that knows no cluster DNS.
-func podDNS(node DNS, pod *corev1.Pod) *criv1.DNSConfig {
-	dns := DNS{}
-	if pod.Spec.DNSPolicy != corev1.DNSNone {
-		dns = DNS{Servers: slices.Clone(node.Servers), Searches: slices.Clone(node.Searches), Options: slices.Clone(node.Options)}
+// The limits of resolvers, as the kubelet has them.
+const (
+	maxServers     = 3
+	maxSearches    = 32
+	maxSearchName  = 253
+	maxSearchChars = 2048
+)
+
+// podDNS is what a pod resolves names with. ClusterFirst is the cluster's servers, where the agent knows of some; pods in the node's network have
+// to ask for it by its other name.
+func podDNS(node Node, pod *corev1.Pod) *criv1.DNSConfig {
+	host := DNS{Servers: slices.Clone(node.DNS.Servers), Searches: slices.Clone(node.DNS.Searches), Options: slices.Clone(node.DNS.Options)}
+	dns := host
+	policy := pod.Spec.DNSPolicy
+	cluster := policy == corev1.DNSClusterFirstWithHostNet || (policy == corev1.DNSClusterFirst && !pod.Spec.HostNetwork)
+	switch {
+	case policy == corev1.DNSNone:
+		dns = DNS{}
+	case cluster && len(node.ClusterDNS) > 0:
+		dns.Servers = slices.Clone(node.ClusterDNS)
+		dns.Options = []string{"ndots:5"}
+		if domain := node.ClusterDomain; domain != "" {
+			dns.Searches = distinct(append([]string{pod.Namespace + ".svc." + domain, "svc." + domain, domain}, host.Searches...))
+		}
 	}
 	if own := pod.Spec.DNSConfig; own != nil {
 		dns.Servers = distinct(append(dns.Servers, own.Nameservers...))
 		dns.Searches = distinct(append(dns.Searches, own.Searches...))
 		dns.Options = mergeOptions(dns.Options, own.Options)
 	}
-	return &criv1.DNSConfig{Servers: dns.Servers, Searches: dns.Searches, Options: dns.Options}
+	return &criv1.DNSConfig{Servers: dns.Servers[:min(len(dns.Servers), maxServers)], Searches: fitting(dns.Searches), Options: dns.Options}
+}
+
+// fitting leaves out what resolvers would not take.
+func fitting(searches []string) []string {
+	var found []string
+	chars := -1
+	for _, name := range searches[:min(len(searches), maxSearches)] {
+		if len(name) > maxSearchName {
+			continue
+		}
+		if chars+1+len(name) > maxSearchChars {
+			break
+		}
+		chars += 1 + len(name)
+		found = append(found, name)
+	}
+	return found
 }
 
 func distinct(list []string) []string {

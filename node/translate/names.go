@@ -14,8 +14,8 @@ const (
 	LabelPodUID        = "io.kubernetes.pod.uid"
 	LabelContainerName = "io.kubernetes.container.name"
 
-	// LabelFolder marks what an agent made, with the folder it serves, so that several agents on one runtime leave each other's pods alone.
-	LabelFolder = "io.shimd.shimlet.pod-manifest-path"
+	// LabelOwner marks what an agent made, with the folder or the node it serves, so that several agents on one runtime leave each other's pods alone.
+	LabelOwner = "io.shimd.shimlet.owner"
 
 	AnnotationSource        = "kubernetes.io/config.source"
 	AnnotationConfigHash    = "kubernetes.io/config.hash"

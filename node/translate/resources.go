@@ -1,6 +1,8 @@
 package translate
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,10 +21,11 @@ const (
 	guaranteedOOM = -997
 	burstableOOM  = 999 // the most a burstable container has: best effort is killed before
 	bestEffortOOM = 1000
+	nodeCritical  = 2000001000 // the priority of system-node-critical
 )
 
 func containerResources(node Node, pod *corev1.Pod, c *corev1.Container) *criv1.LinuxContainerResources {
-	resources := limits(c.Resources.Requests, c.Resources.Limits)
+	resources := limits(c.Resources.Requests, boundedByPod(pod, c.Resources.Limits))
 	resources.OomScoreAdj = oomScore(node, pod, c)
 	if node.CgroupV2 {
 		// One process of a container killed for memory takes the others along, as the kubelet has it on cgroup v2.
@@ -36,6 +39,32 @@ func containerResources(node Node, pod *corev1.Pod, c *corev1.Container) *criv1.
 		}
 	}
 	return resources
+}
+
+// boundedByPod: the pod's own limits hold for a container that has none.
+func boundedByPod(pod *corev1.Pod, own corev1.ResourceList) corev1.ResourceList {
+	if pod.Spec.Resources == nil {
+		return own
+	}
+	bounded := own.DeepCopy()
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+		limit, ok := pod.Spec.Resources.Limits[name]
+		if have := bounded[name]; ok && have.IsZero() {
+			if bounded == nil {
+				bounded = corev1.ResourceList{}
+			}
+			bounded[name] = limit
+		}
+	}
+	return bounded
+}
+
+// overhead is what the pod's runtime class costs beside its containers.
+func overhead(pod *corev1.Pod) *criv1.LinuxContainerResources {
+	if len(pod.Spec.Overhead) == 0 {
+		return &criv1.LinuxContainerResources{}
+	}
+	return limits(pod.Spec.Overhead, pod.Spec.Overhead)
 }
 
 // pageSize spells a size as the kernel's hugetlb controller does: 2MB, 1GB.
@@ -71,9 +100,15 @@ func shares(milli int64) int64 {
 // run before the others, so the pod needs the greater of the two; sidecars count with both.
 func podResources(pod *corev1.Pod) *criv1.LinuxContainerResources {
 	sumRequests, sumLimits := total(pod, false), total(pod, true)
+	own := corev1.ResourceList{}
+	if pod.Spec.Resources != nil {
+		maps.Copy(sumRequests, pod.Spec.Resources.Requests)
+		maps.Copy(sumLimits, pod.Spec.Resources.Limits)
+		own = pod.Spec.Resources.Limits
+	}
 	r := limits(sumRequests, sumLimits)
 	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-		if allHave(pod, name) {
+		if limit := own[name]; allHave(pod, name) || !limit.IsZero() {
 			continue
 		}
 		if name == corev1.ResourceCPU {
@@ -141,18 +176,32 @@ func allHave(pod *corev1.Pod, name corev1.ResourceName) bool {
 
 // QOS is the pod's quality of service class: what it may rely on when memory is short.
 func QOS(pod *corev1.Pod) corev1.PodQOSClass {
-	any, guaranteed := false, true
+	if pod.Status.QOSClass != "" { // the API server's word, which does not change
+		return pod.Status.QOSClass
+	}
+	if own := pod.Spec.Resources; own != nil && len(own.Requests)+len(own.Limits) > 0 {
+		return qosOf([]corev1.ResourceRequirements{*own})
+	}
+	var all []corev1.ResourceRequirements
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
-			for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
-				request, limit := list[i].Resources.Requests[name], list[i].Resources.Limits[name]
-				any = any || !request.IsZero() || !limit.IsZero()
-				guaranteed = guaranteed && !limit.IsZero() && request.Cmp(limit) == 0
-			}
+			all = append(all, list[i].Resources)
+		}
+	}
+	return qosOf(all)
+}
+
+func qosOf(all []corev1.ResourceRequirements) corev1.PodQOSClass {
+	some, guaranteed := false, true
+	for i := range all {
+		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+			request, limit := all[i].Requests[name], all[i].Limits[name]
+			some = some || !request.IsZero() || !limit.IsZero()
+			guaranteed = guaranteed && !limit.IsZero() && request.Cmp(limit) == 0
 		}
 	}
 	switch {
-	case !any:
+	case !some:
 		return corev1.PodQOSBestEffort
 	case guaranteed:
 		return corev1.PodQOSGuaranteed
@@ -163,7 +212,7 @@ func QOS(pod *corev1.Pod) corev1.PodQOSClass {
 
 // oomScore: the more of the node's memory a burstable container asked for, the later it is killed.
 func oomScore(node Node, pod *corev1.Pod, c *corev1.Container) int64 {
-	if pod.Spec.PriorityClassName == "system-node-critical" {
+	if pod.Spec.PriorityClassName == "system-node-critical" || (pod.Spec.Priority != nil && *pod.Spec.Priority >= nodeCritical) {
 		return guaranteedOOM
 	}
 	switch QOS(pod) {
@@ -172,10 +221,49 @@ func oomScore(node Node, pod *corev1.Pod, c *corev1.Container) int64 {
 	case corev1.PodQOSBestEffort:
 		return bestEffortOOM
 	}
-	request := c.Resources.Requests[corev1.ResourceMemory]
+	request := memoryRequest(c)
+	if isSidecar(pod, c) { // never killed before those that it serves
+		least := request
+		for i := range pod.Spec.Containers {
+			if other := memoryRequest(&pod.Spec.Containers[i]); i == 0 || other < least {
+				least = other
+			}
+		}
+		request = max(request, least)
+	}
 	score := int64(bestEffortOOM)
 	if node.MemoryCapacity > 0 {
-		score -= 1000 * request.Value() / node.MemoryCapacity
+		score -= 1000 * (request + shareOfPod(pod)) / node.MemoryCapacity
 	}
 	return min(max(score, 1000+guaranteedOOM), burstableOOM)
+}
+
+func memoryRequest(c *corev1.Container) int64 {
+	request := c.Resources.Requests[corev1.ResourceMemory]
+	return request.Value()
+}
+
+func isSidecar(pod *corev1.Pod, c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways &&
+		slices.ContainsFunc(pod.Spec.InitContainers, func(i corev1.Container) bool { return i.Name == c.Name })
+}
+
+// shareOfPod is a container's part of the memory that the pod itself requests beyond its containers.
+func shareOfPod(pod *corev1.Pod) int64 {
+	if pod.Spec.Resources == nil {
+		return 0
+	}
+	own, sum := pod.Spec.Resources.Requests[corev1.ResourceMemory], total(pod, false)[corev1.ResourceMemory]
+	count := int64(len(pod.Spec.Containers))
+	for i := range pod.Spec.InitContainers {
+		if isSidecar(pod, &pod.Spec.InitContainers[i]) {
+			count++
+		}
+	}
+	return max(own.Value()-sum.Value(), 0) / max(count, 1)
+}
+
+// ContainerResources are those of a container, for a change while it runs.
+func ContainerResources(node Node, pod *corev1.Pod, c *corev1.Container) *criv1.LinuxContainerResources {
+	return containerResources(node, pod, c)
 }

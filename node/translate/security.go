@@ -7,10 +7,10 @@ import (
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-func sandboxSecurity(node Node, pod *corev1.Pod) *criv1.LinuxSandboxSecurityContext {
+func sandboxSecurity(node Node, pod *corev1.Pod, users *criv1.UserNamespace) *criv1.LinuxSandboxSecurityContext {
 	sc := pod.Spec.SecurityContext
 	context := &criv1.LinuxSandboxSecurityContext{
-		NamespaceOptions:         namespaces(pod),
+		NamespaceOptions:         namespaces(pod, users),
 		Privileged:               anyPrivileged(pod),
 		Seccomp:                  &criv1.SecurityProfile{ProfileType: criv1.SecurityProfile_RuntimeDefault}, // nothing of the pod's runs in the sandbox itself
 		SelinuxOptions:           seLinux(sc.SELinuxOptions, nil),
@@ -34,6 +34,11 @@ func anyPrivileged(pod *corev1.Pod) bool {
 			}
 		}
 	}
+	for i := range pod.Spec.EphemeralContainers {
+		if isPrivileged((*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon)) {
+			return true
+		}
+	}
 	return false
 }
 
@@ -41,13 +46,13 @@ func isPrivileged(c *corev1.Container) bool {
 	return c.SecurityContext != nil && c.SecurityContext.Privileged != nil && *c.SecurityContext.Privileged
 }
 
-func containerSecurity(node Node, pod *corev1.Pod, c *corev1.Container, image ImageUser) *criv1.LinuxContainerSecurityContext {
+func containerSecurity(node Node, pod *corev1.Pod, c *corev1.Container, run Run) *criv1.LinuxContainerSecurityContext {
 	of, own := pod.Spec.SecurityContext, c.SecurityContext
 	if own == nil {
 		own = &corev1.SecurityContext{}
 	}
 	context := &criv1.LinuxContainerSecurityContext{
-		NamespaceOptions:         namespaces(pod),
+		NamespaceOptions:         namespaces(pod, run.UserNS),
 		Privileged:               isPrivileged(c),
 		SelinuxOptions:           seLinux(of.SELinuxOptions, own.SELinuxOptions),
 		SupplementalGroups:       groups(of),
@@ -68,7 +73,13 @@ func containerSecurity(node Node, pod *corev1.Pod, c *corev1.Container, image Im
 			context.Capabilities.DropCapabilities = append(context.Capabilities.DropCapabilities, string(name))
 		}
 	}
-	setUser(context, firstOf(own.RunAsUser, of.RunAsUser), firstOf(own.RunAsGroup, of.RunAsGroup), image)
+	if own.ProcMount != nil && *own.ProcMount == corev1.UnmaskedProcMount {
+		context.MaskedPaths, context.ReadonlyPaths = nil, nil
+	}
+	if run.TargetID != "" && context.NamespaceOptions.Pid == criv1.NamespaceMode_CONTAINER {
+		context.NamespaceOptions.Pid, context.NamespaceOptions.TargetId = criv1.NamespaceMode_TARGET, run.TargetID
+	}
+	setUser(context, firstOf(own.RunAsUser, of.RunAsUser), firstOf(own.RunAsGroup, of.RunAsGroup), run.User)
 	return context
 }
 

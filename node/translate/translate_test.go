@@ -14,13 +14,13 @@ import (
 )
 
 var node = Node{
-	Name: "node", IPs: []string{"192.0.2.7"}, Folder: "/etc/pods", LogDir: "/var/log/pods", SeccompDir: "/var/lib/shimlet/seccomp",
+	Name: "node", IPs: []string{"192.0.2.7"}, Owner: "/etc/pods", LogDir: "/var/log/pods", SeccompDir: "/var/lib/shimlet/seccomp",
 	MemoryCapacity: 1 << 30, DNS: ParseDNS("nameserver 192.0.2.53\nsearch one two\noptions ndots:2 rotate\n# comment\n"),
 }
 
 func decode(t *testing.T, spec string) *corev1.Pod {
 	t.Helper()
-	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web, " + LabelFolder + ": spoofed}, annotations: {note: x}}\nspec:\n  " + spec
+	text := "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web, " + LabelOwner + ": spoofed}, annotations: {note: x}}\nspec:\n  " + spec
 	pod, err := manifest.Decode(manifest.Source{Node: "node", File: "web.yaml"}, []byte(text))
 	if err != nil {
 		t.Fatal(err)
@@ -43,17 +43,26 @@ func container(t *testing.T, pod *corev1.Pod, run Run) *criv1.ContainerConfig {
 	return config
 }
 
+func sandboxOf(t *testing.T, node Node, pod *corev1.Pod, place Place) *criv1.PodSandboxConfig {
+	t.Helper()
+	config, err := Sandbox(node, pod, place)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
 func TestSandbox(t *testing.T) {
 	pod := decode(t, `
   hostname: name
   dnsConfig: {nameservers: [192.0.2.54], searches: [two, three], options: [{name: ndots, value: "5"}]}
   securityContext: {runAsUser: 5, runAsGroup: 6, fsGroup: 7, supplementalGroups: [8], sysctls: [{name: net.core.somaxconn, value: "9"}]}
   containers: [{name: a, image: 'a:1', ports: [{containerPort: 80, hostPort: 8080, hostIP: 192.0.2.7, protocol: UDP}]}]`)
-	c := Sandbox(node, pod, "web.yaml", 2)
+	c := sandboxOf(t, node, pod, Place{File: "web.yaml", Attempt: 2})
 	if c.Metadata.Attempt != 2 || c.Metadata.Uid != string(pod.UID) || c.Hostname != "name" || c.LogDirectory != "/var/log/pods/default_web_"+string(pod.UID) {
 		t.Errorf("%v", c)
 	}
-	if c.Labels[LabelFolder] != "/etc/pods" || c.Labels["app"] != "web" || c.Labels[LabelPodName] != "web" || c.Annotations[AnnotationSource] != "file" || c.Annotations["note"] != "x" {
+	if c.Labels[LabelOwner] != "/etc/pods" || c.Labels["app"] != "web" || c.Labels[LabelPodName] != "web" || c.Annotations[AnnotationSource] != "file" || c.Annotations["note"] != "x" {
 		t.Errorf("labels %v annotations %v", c.Labels, c.Annotations)
 	}
 	dns := c.DnsConfig
@@ -74,7 +83,7 @@ func TestSandbox(t *testing.T) {
 
 func TestHostNamespaces(t *testing.T) {
 	pod := decode(t, "hostNetwork: true\n  hostPID: true\n  hostIPC: true\n  dnsPolicy: None\n  dnsConfig: {nameservers: [192.0.2.1]}\n  containers: [{name: a, image: 'a:1', ports: [{containerPort: 80}]}]")
-	c := Sandbox(node, pod, "f", 0)
+	c := sandboxOf(t, node, pod, Place{File: "f", Attempt: 0})
 	ns := c.Linux.SecurityContext.NamespaceOptions
 	if ns.Network != criv1.NamespaceMode_NODE || ns.Pid != criv1.NamespaceMode_NODE || ns.Ipc != criv1.NamespaceMode_NODE || c.Hostname != "" || len(c.PortMappings) != 0 {
 		t.Errorf("%v", c)
@@ -82,7 +91,7 @@ func TestHostNamespaces(t *testing.T) {
 	if strings.Join(c.DnsConfig.Servers, " ") != "192.0.2.1" || len(c.DnsConfig.Searches) != 0 {
 		t.Errorf("dns %v", c.DnsConfig)
 	}
-	if pod = decode(t, "shareProcessNamespace: true\n  containers: [{name: a, image: 'a:1'}]"); namespaces(pod).Pid != criv1.NamespaceMode_POD {
+	if pod = decode(t, "shareProcessNamespace: true\n  containers: [{name: a, image: 'a:1'}]"); namespaces(pod, nil).Pid != criv1.NamespaceMode_POD {
 		t.Error("shared processes")
 	}
 }
@@ -91,7 +100,11 @@ func TestEnvironmentAndArguments(t *testing.T) {
 	pod, _ := one(t, `env: [{name: A, value: x}, {name: B, value: "$(A)-$(B)-$$(A)-$(C)"}, {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}},
     {name: L, valueFrom: {fieldRef: {fieldPath: "metadata.labels['app']"}}}, {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}, {name: A, value: last}],
     command: [run, $(IP)], args: ["$(A)", "$", "$(", "$(none"], workingDir: /w`)
-	c := container(t, pod, Run{ImageRef: "sha256:1", Attempt: 3, Where: manifest.Addresses{Node: "node", PodIPs: []string{"10.0.0.2", "fd00::2"}}})
+	variables, err := Environment(pod, &pod.Spec.Containers[0], manifest.Addresses{Node: "node", PodIPs: []string{"10.0.0.2", "fd00::2"}}, Lookup{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := container(t, pod, Run{ImageRef: "sha256:1", Attempt: 3, Env: variables})
 	var env []string
 	for _, e := range c.Envs {
 		env = append(env, e.Key+"="+string(e.Value))
@@ -122,7 +135,7 @@ func TestResources(t *testing.T) {
 		{"{requests: {memory: 1}, limits: {cpu: 1m}}", 2, 1000, 0, 999, corev1.PodQOSBurstable, 1000, 0},
 	} {
 		pod, _ := one(t, "resources: "+test.resources)
-		r, p := container(t, pod, Run{}).Linux.Resources, Sandbox(node, pod, "f", 0).Linux.Resources
+		r, p := container(t, pod, Run{}).Linux.Resources, sandboxOf(t, node, pod, Place{File: "f", Attempt: 0}).Linux.Resources
 		if r.CpuShares != test.shares || r.CpuQuota != test.quota || r.MemoryLimitInBytes != test.memory || r.OomScoreAdj != test.oom || QOS(pod) != test.class {
 			t.Errorf("%s: %v, %s", test.resources, r, QOS(pod))
 		}
@@ -156,7 +169,7 @@ func TestSecurity(t *testing.T) {
 		t.Errorf("masks: %v %v", sc.MaskedPaths, sc.ReadonlyPaths)
 	}
 	b, err := Container(node, pod, &pod.Spec.Containers[1], Run{})
-	if err != nil || !b.Linux.SecurityContext.Privileged || b.Linux.SecurityContext.Seccomp.ProfileType != criv1.SecurityProfile_Unconfined || !Sandbox(node, pod, "f", 0).Linux.SecurityContext.Privileged {
+	if err != nil || !b.Linux.SecurityContext.Privileged || b.Linux.SecurityContext.Seccomp.ProfileType != criv1.SecurityProfile_Unconfined || !sandboxOf(t, node, pod, Place{File: "f", Attempt: 0}).Linux.SecurityContext.Privileged {
 		t.Errorf("privileged: %v, %v", b, err)
 	}
 	plain, _ := one(t, "tty: true")

@@ -109,6 +109,9 @@ func podFile(name, spec string) string {
 
 const oneContainer = "  containers:\n  - name: main\n    image: example.org/main:1\n"
 
+// nodeStatus is what the agent says of all.
+type nodeStatus = status.Node
+
 func running(name string) func(status.Node) bool {
 	return func(s status.Node) bool {
 		return slices.ContainsFunc(s.Pods, func(p status.Pod) bool { return p.Name == name && p.Phase == "Running" && p.Ready })

@@ -127,7 +127,12 @@ func (p prober) probe(ctx context.Context, kind string, spec *corev1.Probe, verd
 	if since.IsZero() {
 		since = time.Now()
 	}
-	p.beside.Go(func() { probe.Run(ctx, spec, since, told, func(r probe.Result, _ string) bool { return verdict(r) }) })
+	p.beside.Go(func() {
+		if kind == "Readiness" && spec.Exec == nil && time.Since(since) < time.Duration(spec.InitialDelaySeconds+spec.PeriodSeconds)*time.Second {
+			probe.Eager(ctx, spec, since, check)
+		}
+		probe.Run(ctx, spec, since, told, func(r probe.Result, _ string) bool { return verdict(r) })
+	})
 }
 
 // condemn has the worker stop a container that failed a probe.

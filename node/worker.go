@@ -51,14 +51,15 @@ type worker struct {
 	file string // of a static pod; empty: it is the API server's
 	log  *slog.Logger
 
-	latest atomic.Pointer[corev1.Pod] // the newest word of the API server; the worker takes it when it looks
-	wakeUp chan struct{}              // of one place: to be woken twice is to be woken
-	end    chan struct{}              // closed: the pod has to go, and nobody waits to hear that it has
-	ending sync.Once
-	inbox  chan func() // what actions and probes found, to be done by the worker
-	told   atomic.Pointer[told]
-	stale  atomic.Bool // the content of volumes has changed
-	beside sync.WaitGroup
+	latest  atomic.Pointer[corev1.Pod] // the newest word of the API server; the worker takes it when it looks
+	wakeUp  chan struct{}              // of one place: to be woken twice is to be woken
+	end     chan struct{}              // closed: the pod has to go, and nobody waits to hear that it has
+	ending  sync.Once
+	inbox   chan func() // what actions and probes found, to be done by the worker
+	told    atomic.Pointer[told]
+	stale   atomic.Bool // the content of volumes has changed
+	evicted atomic.Pointer[plan.Verdict]
+	beside  sync.WaitGroup
 
 	// owned
 	pod         *corev1.Pod
@@ -84,10 +85,15 @@ type worker struct {
 
 // told is what others are told of a pod.
 type told struct {
-	pod    *corev1.Pod
-	status corev1.PodStatus
-	extra  status.Extra
-	seen   plan.Observed
+	pod   *corev1.Pod // with its status
+	extra status.Extra
+	seen  plan.Observed
+}
+
+func tellOf(pod *corev1.Pod, s corev1.PodStatus, extra status.Extra, seen plan.Observed) *told {
+	shown := *pod
+	shown.Status = s
+	return &told{pod: &shown, extra: extra, seen: seen}
 }
 
 func newWorker(s *shared, d desired) *worker {
@@ -103,7 +109,7 @@ func newWorker(s *shared, d desired) *worker {
 	if start := d.Pod.Status.StartTime; start != nil {
 		w.startedAt = start.Time
 	}
-	w.told.Store(&told{pod: d.Pod, status: w.reported, extra: status.Extra{File: d.File, LogDir: s.node.LogDir}})
+	w.told.Store(tellOf(d.Pod, w.reported, status.Extra{File: d.File, LogDir: s.node.LogDir}, plan.Observed{}))
 	return w
 }
 
@@ -128,7 +134,7 @@ func (w *worker) terminate() { w.ending.Do(func() { close(w.end) }) }
 // status is what is known of the pod; safe from any goroutine.
 func (w *worker) status() status.Pod {
 	t := w.told.Load()
-	return status.Of(t.pod, &t.status, t.extra)
+	return status.Of(t.pod, &t.pod.Status, t.extra)
 }
 
 // post hands the worker something to do, unless it has ended.
@@ -301,6 +307,9 @@ func (w *worker) note(seen plan.Observed) {
 
 // judge finds pods that have been active for too long.
 func (w *worker) judge() (due time.Time) {
+	if w.verdict == nil {
+		w.verdict = w.evicted.Load()
+	}
 	if w.verdict != nil || !w.terminating.IsZero() || final(w.reported.Phase) {
 		return time.Time{}
 	}
@@ -407,7 +416,7 @@ func (w *worker) publish() {
 	} else if w.trouble != "" {
 		extra.Reason, extra.Message = "Unobserved", w.trouble
 	}
-	w.told.Store(&told{pod: w.pod, status: s, extra: extra, seen: w.seen})
+	w.told.Store(tellOf(w.pod, s, extra, w.seen))
 	if w.trouble == "" && !status.Same(&s, &w.reported) {
 		w.reported = s
 		w.cluster.Report(w.pod, s.DeepCopy())

@@ -73,11 +73,11 @@ func execute(ctx context.Context, target Target, command []string, timeout time.
 	output, exitCode, err := target.Exec(ctx, command, timeout)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded) || status.Code(rootStatus(err)) == codes.DeadlineExceeded:
-		return Failure, fmt.Sprintf("command took longer than %s", timeout)
+		return Failure, fmt.Sprintf("command timed out: %q timed out after %s", command, timeout)
 	case err != nil:
 		return Unknown, err.Error()
 	case exitCode != 0:
-		return Failure, fmt.Sprintf("command exited with %d: %s", exitCode, shorten(output))
+		return Failure, shorten(output)
 	}
 	return Success, ""
 }
@@ -131,12 +131,11 @@ func httpGet(ctx context.Context, target Target, get *corev1.HTTPGetAction) (Res
 		return Failure, err.Error()
 	}
 	defer answer.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(answer.Body, maxBody))
-	if err != nil {
+	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, maxBody)); err != nil {
 		return Failure, fmt.Sprintf("reading the answer of %s: %v", where.Redacted(), err)
 	}
 	if answer.StatusCode < http.StatusOK || answer.StatusCode >= http.StatusBadRequest {
-		return Failure, fmt.Sprintf("%s answered %s: %s", where.Redacted(), answer.Status, shorten(body))
+		return Failure, fmt.Sprintf("HTTP probe failed with statuscode: %d", answer.StatusCode)
 	}
 	return Success, ""
 }
@@ -182,11 +181,17 @@ func askHealth(ctx context.Context, target Target, action *corev1.GRPCAction) (R
 		service = *action.Service
 	}
 	answer, err := healthv1.NewHealthClient(conn).Check(ctx, &healthv1.HealthCheckRequest{Service: service}, grpc.WaitForReady(true))
-	if err != nil {
-		return Failure, err.Error()
+	switch status.Code(err) {
+	case codes.OK:
+	case codes.Unimplemented:
+		return Failure, "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): " + status.Convert(err).Message()
+	case codes.DeadlineExceeded:
+		return Failure, fmt.Sprintf("timeout: failed to connect service %q within the probe's timeout: %v", address, err)
+	default:
+		return Failure, fmt.Sprintf("error: health rpc probe failed: %v", err)
 	}
 	if answer.Status != healthv1.HealthCheckResponse_SERVING {
-		return Failure, fmt.Sprintf("service %q is %s", service, answer.Status)
+		return Failure, fmt.Sprintf("service unhealthy (responded with %q)", answer.Status)
 	}
 	return Success, ""
 }

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"cmp"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/shimd/shimd/node/criclient"
+	"github.com/shimd/shimd/node/plan"
+	"github.com/shimd/shimd/node/volume"
+)
+
+// Pods are all pods that the agent looks after, with the newest status of each. They are shared and must not be changed. Safe from any goroutine.
+func (a *Agent) Pods() []*corev1.Pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	pods := make([]*corev1.Pod, 0, len(a.pods))
+	for _, e := range a.pods {
+		pods = append(pods, e.shown())
+	}
+	slices.SortFunc(pods, func(x, y *corev1.Pod) int {
+		return cmp.Or(cmp.Compare(x.Namespace, y.Namespace), cmp.Compare(x.Name, y.Name), cmp.Compare(x.UID, y.UID))
+	})
+	return pods
+}
+
+// Pod is one of them, by its name; of two with one name, that which does not have to go.
+func (a *Agent) Pod(namespace, name string) (*corev1.Pod, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var found *corev1.Pod
+	for _, e := range a.pods {
+		if e.Pod.Namespace == namespace && e.Pod.Name == name && (found == nil || !e.terminating) {
+			found = e.shown()
+		}
+	}
+	return found, found != nil
+}
+
+func (e *entry) shown() *corev1.Pod {
+	if e.worker == nil {
+		return e.Pod
+	}
+	return e.worker.told.Load().pod
+}
+
+// Run is a container of a pod as the runtime had it last.
+type Run = plan.Container
+
+// Container is the latest run of a container of a pod, whatever its state. Safe from any goroutine.
+func (a *Agent) Container(uid, name string) (Run, bool) {
+	a.mu.Lock()
+	e := a.pods[uid]
+	a.mu.Unlock()
+	if e == nil || e.worker == nil {
+		return Run{}, false
+	}
+	return plan.Last(e.worker.told.Load().seen, name)
+}
+
+// Runtime is the connection to the container runtime, for who else asks it.
+func (a *Agent) Runtime() *criclient.Client { return a.client }
+
+// Volumes is the agent's directory, for who measures it.
+func (a *Agent) Volumes() *volume.Store { return a.store }
+
+// Evict ends a pod for good: its phase becomes Failed, with this reason and message, once its containers have ended within grace seconds (nil: the
+// pod's own). It answers whether there is such a pod.
+func (a *Agent) Evict(uid, reason, message string, grace *int64) bool {
+	a.mu.Lock()
+	e := a.pods[uid]
+	a.mu.Unlock()
+	if e == nil || e.worker == nil {
+		return false
+	}
+	e.worker.evicted.CompareAndSwap(nil, &plan.Verdict{Reason: reason, Message: message, Grace: grace})
+	e.worker.wake()
+	return true
+}

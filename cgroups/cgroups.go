@@ -45,6 +45,8 @@ type Manager interface {
 	// Remove kills what is in it (cgroup.kill, else repeated SIGKILL), and removes it with all below. Idempotent.
 	// The runtime's own top group goes with the last one in it.
 	Remove(ctx context.Context, path Path) error
+	// Names lists the cgroups directly below one. One that is not there has none.
+	Names(path Path) ([]string, error)
 	// Leftovers lists the sandbox IDs that own a group below the runtime's own top group: what a crash left, among what still runs.
 	Leftovers() ([]string, error)
 	// Close ends the connection to systemd, if there is one. Cgroups stay.

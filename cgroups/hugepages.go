@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// pageSizes lists the sizes of huge pages as cgroup files spell them: "2MB", "1GB".
-func pageSizes() []string {
+// PageSizes lists the sizes of huge pages as cgroup files spell them: "2MB", "1GB".
+func PageSizes() []string {
 	entries, err := os.ReadDir("/sys/kernel/mm/hugepages")
 	if err != nil {
 		return nil // a kernel without huge pages has no such directory

@@ -238,6 +238,18 @@ func (m *manager) dropTop(ctx context.Context, top Path) {
 	m.tree.prune(top)
 }
 
+func (m *manager) Names(path Path) ([]string, error) {
+	path, err := parsePath(string(path))
+	if err != nil {
+		return nil, err
+	}
+	names, err := m.tree.names(path)
+	if err != nil {
+		return nil, fmt.Errorf("listing the cgroups below %s: %w", path, err)
+	}
+	return names, nil
+}
+
 func (m *manager) Leftovers() ([]string, error) {
 	top, err := m.top()
 	if err != nil {

@@ -28,7 +28,7 @@ type treeV1 struct {
 }
 
 func newTreeV1(mounted layout) *treeV1 {
-	t := &treeV1{hierarchies: mounted.hierarchies, beside: mounted.beside, dirOf: map[string]string{}, descriptors: newBudget(), pageSizes: pageSizes()}
+	t := &treeV1{hierarchies: mounted.hierarchies, beside: mounted.beside, dirOf: map[string]string{}, descriptors: newBudget(), pageSizes: PageSizes()}
 	t.statFiles = filesV1(t.pageSizes)
 	for _, h := range t.hierarchies {
 		for _, c := range h.controllers {

@@ -37,7 +37,7 @@ func newTreeV2(root string) (*treeV2, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the controllers of cgroup v2: %w", err)
 	}
-	t := &treeV2{root: root, available: strings.Fields(text), descriptors: newBudget(), pageSizes: pageSizes(), devices: newDevicePrograms()}
+	t := &treeV2{root: root, available: strings.Fields(text), descriptors: newBudget(), pageSizes: PageSizes(), devices: newDevicePrograms()}
 	slices.Sort(t.available)
 	t.statFiles = filesV2(t.pageSizes)
 	return t, nil

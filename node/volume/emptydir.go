@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/shimd/shimd/node/qos"
 )
 
 // emptyDir makes a volume where none is: whole, with its owner and mode, or not at all. What the pod made of it since stays.
@@ -83,7 +85,7 @@ func own(dir string, mode fs.FileMode, group *int64) error {
 	return giveDirectory(root, ".", mode, group)
 }
 
-// memorySize is the option that bounds a tmpfs: the volume's own limit, or what all pods together may have.
+// memorySize is the option that bounds a tmpfs: the volume's own limit, the pod's, or what all pods together may have.
 func memorySize(r *reading, source *corev1.EmptyDirVolumeSource) string {
 	most := int64(0)
 	lower := func(q *resource.Quantity) {
@@ -94,6 +96,7 @@ func memorySize(r *reading, source *corev1.EmptyDirVolumeSource) string {
 	if allocatable, err := r.allocatable(); err == nil { // not known without an API server: then half of the memory, as the kernel has it
 		lower(allocatable.Memory())
 	}
+	lower(resource.NewQuantity(qos.MemoryLimit(r.pod), resource.BinarySI))
 	lower(source.SizeLimit)
 	if most == 0 {
 		return ""

@@ -20,22 +20,39 @@ func (a *Agent) admit(d desired) *plan.Verdict {
 	if d.Pod.DeletionTimestamp != nil || final(d.Pod.Status.Phase) {
 		return nil // nothing of it will be started
 	}
+	verdict := a.underPressure(d)
 	node, err := a.cluster.Node()
-	if err != nil {
-		return nil // without a cluster, or before it has answered, whoever named the node is believed
+	if verdict == nil && err == nil { // without a cluster, or before it has answered, whoever named the node is believed
+		verdict = Admit(d.Pod, node, a.besides(string(d.Pod.UID)))
 	}
-	var others []*corev1.Pod
-	for uid, e := range a.pods {
-		if uid != string(d.Pod.UID) && (e.worker == nil || e.worker.usesNode()) {
-			others = append(others, e.Pod)
-		}
-	}
-	verdict := Admit(d.Pod, node, others)
 	if verdict != nil {
 		a.log.Warn("a pod is not taken", "pod", d.name(), "reason", verdict.Reason, "message", verdict.Message)
 		tell(a.cluster, d.Pod, "", corev1.EventTypeWarning, verdict.Reason, verdict.Message)
 	}
 	return verdict
+}
+
+// underPressure refuses what would be evicted again.
+func (a *Agent) underPressure(d desired) *plan.Verdict {
+	if a.config.Pressure == nil {
+		return nil
+	}
+	message := a.config.Pressure(d.Pod)
+	if message == "" {
+		return nil
+	}
+	return &plan.Verdict{Reason: "Evicted", Message: message}
+}
+
+// besides are the pods that take something of the node beside one.
+func (a *Agent) besides(uid string) []*corev1.Pod {
+	var others []*corev1.Pod
+	for other, e := range a.pods {
+		if other != uid && (e.worker == nil || e.worker.usesNode()) {
+			others = append(others, e.Pod)
+		}
+	}
+	return others
 }
 
 // usesNode says whether a pod's requests count; safe from any goroutine.

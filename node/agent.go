@@ -40,8 +40,11 @@ type Config struct {
 	ResolvConf     string   // empty: found out
 	ClusterDNS     []string // servers for pods that ask for the cluster's
 	ClusterDomain  string
-	SeccompDefault bool // RuntimeDefault for containers that ask for nothing
-	Log            *slog.Logger
+	SeccompDefault bool    // RuntimeDefault for containers that ask for nothing
+	Cgroups        Cgroups // nil: the runtime's own
+	// Pressure, if not nil, says why the node can't take a pod now, for want of memory, disk or processes; "": it can.
+	Pressure func(pod *corev1.Pod) string
+	Log      *slog.Logger
 }
 
 // Agent runs the pods of a folder, and those that an API server has bound to its node.
@@ -107,7 +110,7 @@ func New(config Config) (*Agent, error) {
 		config.Cluster = alone{}
 	}
 	a := &Agent{
-		shared: shared{client: client, store: store, cluster: config.Cluster, node: node, log: config.Log},
+		shared: shared{client: client, store: store, cluster: config.Cluster, cgroups: config.Cgroups, node: node, log: config.Log},
 		config: config, pods: map[string]*entry{}, problems: map[string]error{}, finished: map[string]bool{},
 		behind: status.Runtime{Endpoint: config.Endpoint, Error: notAsked},
 	}
@@ -158,7 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		case pods := <-c.bound:
 			a.bind(pods)
 		case owned := <-c.connected:
-			a.adopt(owned)
+			a.adopt(ctx, owned)
 		case uid := <-c.changed:
 			a.wake(uid)
 			continue
@@ -175,6 +178,7 @@ func (a *Agent) Run(ctx context.Context) error {
 				}
 			})
 		})
+		a.balance(ctx)
 	}
 }
 
@@ -259,11 +263,12 @@ func (a *Agent) load(snapshot folder.Snapshot) {
 }
 
 // adopt takes over what an earlier agent has left: in the runtime, and on disk.
-func (a *Agent) adopt(owned []criclient.Owned) {
+func (a *Agent) adopt(ctx context.Context, owned []criclient.Owned) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	records := map[string]volume.Record{}
-	if !a.adopted {
+	first := !a.adopted
+	if first {
 		a.adopted = true
 		var err error
 		if records, err = a.store.Load(); err != nil {
@@ -282,6 +287,21 @@ func (a *Agent) adopt(owned []criclient.Owned) {
 			a.log.Warn("found a pod without a record", "pod", pod.Namespace+"/"+pod.Name, "uid", pod.UID)
 			a.pods[pod.UID] = &entry{desired: bare(pod), unrecorded: true}
 		}
+	}
+	if first && a.cgroups != nil {
+		if err := a.cgroups.RemoveOrphans(ctx, func(uid string) bool { return a.pods[uid] != nil }); err != nil {
+			a.log.Error("removing cgroups of pods that are gone", "error", err)
+		}
+	}
+}
+
+// balance divides the CPU among the classes of pods.
+func (a *Agent) balance(ctx context.Context) {
+	if a.cgroups == nil {
+		return
+	}
+	if err := a.cgroups.Balance(ctx, a.Active()); err != nil {
+		a.log.Error("dividing the CPU among pods", "error", err)
 	}
 }
 

@@ -28,6 +28,20 @@ type Cluster interface {
 	Event(pod *corev1.Pod, field, kind, reason, message string)
 }
 
+// Cgroups are the control groups above those of the runtime; package qos has them.
+type Cgroups interface {
+	// Parent is what the runtime is told as the cgroup parent of a pod's sandbox.
+	Parent(pod *corev1.Pod) string
+	// Ensure makes the pod's group with its limits, or brings it up to date.
+	Ensure(ctx context.Context, pod *corev1.Pod) error
+	// Remove kills what is left in the pod's group and removes it; idempotent.
+	Remove(ctx context.Context, pod *corev1.Pod) error
+	// Balance divides the CPU among the classes of the pods that there are. It costs nothing when nothing changed.
+	Balance(ctx context.Context, pods []*corev1.Pod) error
+	// RemoveOrphans removes the groups of all pods but those to keep.
+	RemoveOrphans(ctx context.Context, keep func(uid string) bool) error
+}
+
 // Listener is told what the API server has. Its functions are called one at a time and must return soon.
 type Listener struct {
 	// Pods gets all pods bound to this node, mirror pods left out: once they have been listed, and whenever one of them changed, is new or is gone.

@@ -14,7 +14,7 @@ import (
 	"github.com/shimd/shimd/node/volume"
 )
 
-// runSandbox: 1. stop those before it, which frees their network; 2. volumes and the log directory; 3. the sandbox.
+// runSandbox: 1. stop those before it, which frees their network; 2. the pod's cgroup, volumes and the log directory; 3. the sandbox.
 func (j *job) runSandbox(ctx context.Context) error {
 	if err := j.checkFeatures(); err != nil {
 		return because(reasonFailedSandbox, j.sandboxFailed(err))
@@ -25,6 +25,12 @@ func (j *job) runSandbox(ctx context.Context) error {
 	for _, id := range j.action.Replaces {
 		if err := j.client.StopSandbox(ctx, id); err != nil {
 			return because("SandboxChanged", err)
+		}
+	}
+	if j.cgroups != nil {
+		if err := j.cgroups.Ensure(ctx, j.pod); err != nil {
+			j.event("", corev1.EventTypeWarning, "FailedToCreatePodContainer", "unable to ensure pod container exists: "+err.Error())
+			return because("FailedToCreatePodContainer", err)
 		}
 	}
 	if err := j.store.Prepare(j.pull, j.pod, j.cluster); err != nil {
@@ -66,7 +72,11 @@ func (j *job) handler(ctx context.Context) (string, error) {
 }
 
 func (j *job) sandboxConfig(attempt uint32) (*criv1.PodSandboxConfig, error) {
-	return translate.Sandbox(j.node, j.pod, translate.Place{File: j.file, Attempt: attempt})
+	place := translate.Place{File: j.file, Attempt: attempt}
+	if j.cgroups != nil {
+		place.CgroupParent = j.cgroups.Parent(j.pod)
+	}
+	return translate.Sandbox(j.node, j.pod, place)
 }
 
 // checkFeatures refuses what the runtime would silently ignore.

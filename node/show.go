@@ -65,16 +65,35 @@ func (a *Agent) Runtime() *criclient.Client { return a.client }
 // Volumes is the agent's directory, for who measures it.
 func (a *Agent) Volumes() *volume.Store { return a.store }
 
-// Evict ends a pod for good: its phase becomes Failed, with this reason and message, once its containers have ended within grace seconds (nil: the
-// pod's own). It answers whether there is such a pod.
-func (a *Agent) Evict(uid, reason, message string, grace *int64) bool {
+// Active are the pods that take something of the node: those that were let in and have not ended. They are shared and must not be changed.
+func (a *Agent) Active() []*corev1.Pod {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.active()
+}
+
+func (a *Agent) active() []*corev1.Pod {
+	pods := make([]*corev1.Pod, 0, len(a.pods))
+	for _, e := range a.pods {
+		if e.worker == nil || e.worker.usesNode() {
+			pods = append(pods, e.shown())
+		}
+	}
+	return pods
+}
+
+// Evict ends a pod for good: its phase becomes Failed, with the verdict's words, once its containers have ended. It answers whether there is such a
+// pod. The first verdict on a pod stands.
+func (a *Agent) Evict(uid string, verdict plan.Verdict) bool {
 	a.mu.Lock()
 	e := a.pods[uid]
 	a.mu.Unlock()
 	if e == nil || e.worker == nil {
 		return false
 	}
-	e.worker.evicted.CompareAndSwap(nil, &plan.Verdict{Reason: reason, Message: message, Grace: grace})
+	if e.worker.evicted.CompareAndSwap(nil, &verdict) {
+		tell(a.cluster, e.Pod, "", corev1.EventTypeWarning, verdict.Reason, verdict.Message)
+	}
 	e.worker.wake()
 	return true
 }

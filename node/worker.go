@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type shared struct {
 	client  *criclient.Client
 	store   *volume.Store
 	cluster Cluster
+	cgroups Cgroups // nil: the runtime's own
 	node    translate.Node
 	runtime atomic.Pointer[runtimeInfo]
 	log     *slog.Logger
@@ -78,7 +80,7 @@ type worker struct {
 	rejection   *plan.Verdict // as the verdict, and nothing of the pod was ever made
 	volumesDue  time.Time     // when the content of volumes has to be looked at again
 	recorded    bool
-	finished    bool
+	released    bool   // volumes and cgroup of a pod that has ended
 	trouble     string // the last error of observing, to be logged once
 	delay       time.Duration
 }
@@ -283,6 +285,9 @@ func (w *worker) step(ctx context.Context) (gone bool, next time.Time) {
 	}
 	due := w.refreshVolumes(ctx)
 	w.publish()
+	if err := w.release(ctx); err != nil {
+		return false, w.troubled(err)
+	}
 	return false, earliest(p.WakeAt, deadline, due, w.shownUntil())
 }
 
@@ -383,8 +388,36 @@ func (w *worker) depart(ctx context.Context) (gone bool, next time.Time) {
 	return true, time.Time{}
 }
 
+// release gives back what a pod has that ended and waits to be deleted: its volumes' content, and its cgroup. What tells of it stays.
+func (w *worker) release(ctx context.Context) error {
+	if w.released || !final(w.reported.Phase) || len(w.memory.Busy) > 0 || !over(w.seen) {
+		return nil
+	}
+	if w.cgroups != nil {
+		if err := w.cgroups.Remove(ctx, w.pod); err != nil {
+			return err
+		}
+	}
+	if err := w.store.Release(string(w.pod.UID)); err != nil {
+		return err
+	}
+	w.released = true
+	return nil
+}
+
+// over says that nothing of a pod runs.
+func over(seen plan.Observed) bool {
+	return !slices.ContainsFunc(seen.Containers, func(c plan.Container) bool { return c.State != plan.Exited }) &&
+		!slices.ContainsFunc(seen.Sandboxes, func(s plan.Sandbox) bool { return s.Ready })
+}
+
 // cleanUp removes what a gone pod leaves on the node.
-func (w *worker) cleanUp(context.Context) error {
+func (w *worker) cleanUp(ctx context.Context) error {
+	if w.cgroups != nil {
+		if err := w.cgroups.Remove(ctx, w.pod); err != nil {
+			return err
+		}
+	}
 	return errors.Join(w.store.Remove(string(w.pod.UID)), os.RemoveAll(translate.LogDirectory(w.node.LogDir, w.pod)), w.unlinkLogs(""))
 }
 

@@ -63,6 +63,7 @@ type Retry struct {
 type Verdict struct {
 	Reason, Message string // of the pod's status
 	Grace           *int64 // seconds to end in, instead of the pod's
+	Disrupted       bool   // the node ended it for want of something: it gets the condition DisruptionTarget
 }
 
 // Health is what probes and hooks found of a running container.

@@ -29,6 +29,12 @@ func conditions(s *corev1.PodStatus, in Input) {
 	if c := Condition(in.Before.Conditions, corev1.DisruptionTarget); c != nil && Condition(s.Conditions, corev1.DisruptionTarget) == nil {
 		s.Conditions = append(s.Conditions, *c)
 	}
+	if in.Verdict != nil && in.Verdict.Disrupted && Condition(s.Conditions, corev1.DisruptionTarget) == nil {
+		s.Conditions = append(s.Conditions, corev1.PodCondition{
+			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonTerminationByKubelet, Message: in.Verdict.Message,
+			ObservedGeneration: in.Pod.Generation, LastTransitionTime: metav1.NewTime(in.Now),
+		})
+	}
 	ready := containersReady(s, in)
 	made := []corev1.PodCondition{readyToStart(in), initializedCondition(s, in), podReady(s, in, ready), ready, {Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
 	for _, c := range made {

@@ -16,13 +16,36 @@ import (
 // Remove takes away all of a pod. It is idempotent. Nothing is removed while anything is still mounted in it: removing through a subPath
 // would empty the node's own directories.
 func (s *Store) Remove(uid string) error {
+	if err := s.remove(uid, ""); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.states, uid)
+	return nil
+}
+
+// Release takes away a pod's volumes, with what is in them: it has ended, and waits to be deleted. What tells of it stays: record, messages. It is
+// idempotent.
+func (s *Store) Release(uid string) error { return s.remove(uid, "subpaths", "volumes", "claims") }
+
+// remove takes away some of a pod's directories, in their order.
+func (s *Store) remove(uid string, parts ...string) error {
 	if uid == "" || strings.ContainsAny(uid, "/\x00") || uid == "." || uid == ".." {
 		return fmt.Errorf("removing the directory of pod %q: not an ID: %w", uid, errdefs.ErrInvalidArgument)
 	}
 	state := s.state(uid)
 	state.mu.Lock()
 	defer state.mu.Unlock()
-	dir := s.pod(uid)
+	for _, part := range parts {
+		if err := removeDirectory(s.pod(uid, part)); err != nil {
+			return fmt.Errorf("removing the directory of pod %s: %w", uid, err)
+		}
+	}
+	return nil
+}
+
+func removeDirectory(dir string) error {
 	mounted, err := mountsBelow(dir)
 	if err != nil {
 		return err
@@ -36,15 +59,9 @@ func (s *Store) Remove(uid string) error {
 	if left, err := mountsBelow(dir); err != nil {
 		return err
 	} else if len(left) > 0 {
-		return fmt.Errorf("removing the directory of pod %s: still mounted: %s: %w", uid, strings.Join(left, ", "), errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("still mounted: %s: %w", strings.Join(left, ", "), errdefs.ErrFailedPrecondition)
 	}
-	if err := os.RemoveAll(dir); err != nil { // does not follow links
-		return fmt.Errorf("removing the directory of pod %s: %w", uid, err)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.states, uid)
-	return nil
+	return os.RemoveAll(dir) // does not follow links
 }
 
 func mountsBelow(dir string) ([]string, error) {

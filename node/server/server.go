@@ -47,6 +47,7 @@ type Options struct {
 	// Statistics and the gatherers may be nil: then their paths answer 501.
 	Statistics Statistics
 	Metrics    Metrics
+	Count      func(kind string, next http.Handler) http.Handler // counts requests; nil: nobody does
 	Log        *slog.Logger
 }
 
@@ -68,6 +69,9 @@ type Server struct {
 // New checks the options and reads, or makes, the serving certificate.
 func New(options Options) (*Server, error) {
 	s := &Server{Options: options, log: options.Log, system: options.SystemLog}
+	if s.Count == nil {
+		s.Count = func(_ string, next http.Handler) http.Handler { return next }
+	}
 	if s.system == "" {
 		s.system = "/var/log"
 	}
@@ -151,10 +155,10 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	var ports []port
 	if s.tls != nil {
-		ports = append(ports, port{"the API", address, config.Port, s.Handler(), s.tls})
+		ports = append(ports, port{"the API", address, config.Port, s.Count("readwrite", s.Handler()), s.tls})
 	}
 	if enabled(config.EnableServer, true) && config.ReadOnlyPort > 0 {
-		ports = append(ports, port{"the read-only API", address, config.ReadOnlyPort, s.ReadOnly(), nil})
+		ports = append(ports, port{"the read-only API", address, config.ReadOnlyPort, s.Count("readonly", s.ReadOnly()), nil})
 	}
 	if config.HealthzPort != nil && *config.HealthzPort > 0 {
 		bind := config.HealthzBindAddress

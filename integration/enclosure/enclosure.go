@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
@@ -21,12 +22,16 @@ import (
 type Options struct {
 	// HostPIDs keeps the machine's process IDs. Wanted with the systemd cgroup driver: process IDs in D-Bus messages are those of systemd's namespace.
 	HostPIDs bool
+	// Files are open in the program inside too, as descriptors 3 and up: a listener of the machine's network, say. Only what the first caller has
+	// counts. NewFile finds them.
+	Files []*os.File
 	// AtExit runs in the outermost process when all is over; nil for nothing.
 	AtExit func() error
 }
 
 const (
 	stageVariable = "SHIMD_TEST_ENCLOSURE"
+	filesVariable = "SHIMD_TEST_ENCLOSURE_FILES"
 	stageSetup    = "setup"
 	stageInside   = "inside"
 )
@@ -61,7 +66,7 @@ func runInside(opts Options) (int, error) {
 	if !opts.HostPIDs {
 		flags |= unix.CLONE_NEWPID
 	}
-	cmd, err := again(stageSetup)
+	cmd, err := again(stageSetup, opts.Files)
 	if err != nil {
 		return 0, err
 	}
@@ -89,16 +94,33 @@ func runInside(opts Options) (int, error) {
 }
 
 // again is this program with its own arguments, for the next stage.
-func again(stage string) (*exec.Cmd, error) {
+func again(stage string, files []*os.File) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("finding this program: %w", err)
 	}
 	cmd := exec.Command(self, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), stageVariable+"="+stage)
+	cmd.ExtraFiles = files
+	cmd.Env = append(os.Environ(), stageVariable+"="+stage, filesVariable+"="+strconv.Itoa(len(files)))
 	return cmd, nil
 }
+
+// inherited are the files that the stage before has passed on.
+func inherited() ([]*os.File, error) {
+	n, err := strconv.Atoi(os.Getenv(filesVariable))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", filesVariable, err)
+	}
+	var files []*os.File
+	for i := range n {
+		files = append(files, NewFile(i))
+	}
+	return files, nil
+}
+
+// NewFile is the i-th of Options.Files, in the program inside.
+func NewFile(i int) *os.File { return os.NewFile(uintptr(3+i), "file "+strconv.Itoa(i)) }
 
 // becomeInit is the first process of the namespaces: it completes them, starts the program once more, and reaps whatever is orphaned to it.
 func becomeInit(opts Options) (int, error) {
@@ -121,7 +143,11 @@ func becomeInit(opts Options) (int, error) {
 	if err := netlink.LinkSetUp(loopback); err != nil {
 		return 0, fmt.Errorf("raising the loopback interface: %w", err)
 	}
-	cmd, err := again(stageInside)
+	files, err := inherited()
+	if err != nil {
+		return 0, err
+	}
+	cmd, err := again(stageInside, files)
 	if err != nil {
 		return 0, err
 	}

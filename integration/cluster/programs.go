@@ -1,0 +1,79 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/shimd/shimd/integration/tools"
+)
+
+// PreparedVariable names a directory that Prepare has filled, for Start.
+const PreparedVariable = "PREPARED_CLUSTER"
+
+// Prepare puts every program that a cluster runs into a directory: shimd's own are built from the source tree at root, Kubernetes' are built where the cache
+// does not have them. Unlike Start it may need a network, for modules.
+func Prepare(ctx context.Context, root, dir string, progress func(format string, args ...any)) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("making the directory of the cluster's programs: %w", err)
+	}
+	built, err := tools.BuildPrograms(ctx, root, tools.ClusterPrograms(), progress)
+	if err != nil {
+		return err
+	}
+	for _, p := range built {
+		if err := link(p.Path, filepath.Join(dir, p.Name)); err != nil {
+			return err
+		}
+	}
+	progress("building shimd and shimlet")
+	if err := tools.BuildShimd(ctx, root, dir); err != nil {
+		return err
+	}
+	return tools.Build{Dir: root, Package: "./integration/cluster/nodeinit", Out: filepath.Join(dir, "nodeinit")}.Run(ctx)
+}
+
+// Missing are the programs that Prepare would have to build, which takes minutes: for tests to say why they skip.
+func Missing(ctx context.Context, root string) ([]string, error) {
+	return tools.MissingPrograms(ctx, root, tools.ClusterPrograms())
+}
+
+// findPrograms sees that there is a directory of programs.
+func (c *Cluster) findPrograms(ctx context.Context) error {
+	if c.config.Programs == "" {
+		c.config.Programs = os.Getenv(PreparedVariable)
+	}
+	if c.config.Programs == "" {
+		root, err := tools.ModuleRoot()
+		if err != nil {
+			return err
+		}
+		c.config.Programs = c.path("bin")
+		return Prepare(ctx, root, c.config.Programs, c.progress)
+	}
+	if _, err := os.Stat(c.program("nodeinit")); err != nil {
+		return fmt.Errorf("looking for the cluster's programs: %w", err)
+	}
+	return nil
+}
+
+// link makes a hard link where it can: the programs are large.
+func link(from, to string) error {
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("replacing a program of the cluster: %w", err)
+	}
+	if err := os.Link(from, to); err == nil {
+		return nil
+	}
+	body, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("copying a program of the cluster: %w", err)
+	}
+	if err := os.WriteFile(to, body, 0o755); err != nil {
+		return fmt.Errorf("copying a program of the cluster: %w", err)
+	}
+	return nil
+}

@@ -18,6 +18,9 @@ RACE_PACKAGES ?= ./cri/... ./runtime/... ./image/... ./network/... ./cgroups/...
 ROOT ?= /var/lib/shimd
 STATE ?= /run/shimd
 
+# Where `make cluster` keeps its cluster; several run side by side in directories of their own.
+CLUSTER_DIR ?= /var/lib/shimd-cluster
+
 # What `make critest-vm` runs in: a command that takes `--share DIR [--systemd] [--kernel V] --timeout S -- COMMAND`.
 VMRUN ?= vmrun
 KERNEL ?=
@@ -118,6 +121,18 @@ up: build ## start shimd and shimlet with a demo pod, fetch its page, and leave 
 .PHONY: down
 down: ## remove what `make up` started
 	$(GO) run ./integration/cmd/up -down -programs $(BIN) -root $(ROOT) -state $(STATE)
+
+.PHONY: cluster
+cluster: ## a Kubernetes cluster on this machine, in the background; NODES=3, AGENT=shimlet, CLUSTER_DIR=/var/lib/shimd-cluster, IMAGES=cluster,conformance
+	$(GO) run ./integration/cmd/cluster up -dir $(CLUSTER_DIR) -nodes $(or $(NODES),1) -agent $(or $(AGENT),kubelet) -images $(or $(IMAGES),cluster)
+
+.PHONY: cluster-status
+cluster-status: ## nodes, pods, programs and logs of that cluster
+	$(GO) run ./integration/cmd/cluster status -dir $(CLUSTER_DIR)
+
+.PHONY: cluster-down
+cluster-down: ## end that cluster and remove all of it
+	$(GO) run ./integration/cmd/cluster down -dir $(CLUSTER_DIR)
 
 .PHONY: clean
 clean: ## remove bin/

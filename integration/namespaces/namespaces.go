@@ -52,21 +52,24 @@ func join(pid int) error {
 	return nil
 }
 
+// Stage is the first argument with which Run runs this very program again, inside. Its main must hand all that follows to Exec.
+const Stage = "exec-inside"
+
 // Run is Start for a program that has nothing else to do: it lends the command its standard streams, passes signals on, ends it when it ends itself,
 // and answers its exit status. It must be called by the main goroutine.
-func Run(ctx context.Context, pid int, name string, args ...string) (int, error) {
-	// The thread stays until the end, so that Pdeathsig means the end of this program.
+func Run(ctx context.Context, pid int, command ...string) (int, error) {
+	// The thread stays until the end: the command's death signal is tied to it.
 	runtime.LockOSThread()
 	if err := join(pid); err != nil {
 		return 0, err
 	}
-	cmd := exec.CommandContext(ctx, name, args...)
+	// The link leads to this program wherever its file is, or isn't, in there.
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{Stage}, command...)...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGQUIT, syscall.SIGHUP)
 	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("starting %s: %w", name, err)
+		return 0, fmt.Errorf("starting %s: %w", command[0], err)
 	}
 	go func() {
 		for s := range signals {
@@ -75,10 +78,29 @@ func Run(ctx context.Context, pid int, name string, args ...string) (int, error)
 	}()
 	err := cmd.Wait()
 	if exited := new(exec.ExitError); err != nil && !errors.As(err, &exited) {
-		return 0, fmt.Errorf("waiting for %s: %w", name, err)
+		return 0, fmt.Errorf("waiting for %s: %w", command[0], err)
 	}
 	if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 		return 128 + int(status.Signal()), nil
 	}
 	return cmd.ProcessState.ExitCode(), nil
+}
+
+// Exec replaces this program by a command that ends when its parent does. os/exec can't do that for a child in another PID namespace: it takes the parent
+// that is not visible there for one that has ended.
+func Exec(command []string) error {
+	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+		return fmt.Errorf("tying the command to its parent: %w", err)
+	}
+	if len(command) == 0 {
+		return errors.New("no command is given")
+	}
+	if unix.Getppid() == 1 {
+		return errors.New("the parent has ended")
+	}
+	path, err := exec.LookPath(command[0])
+	if err != nil {
+		return fmt.Errorf("finding the command: %w", err)
+	}
+	return fmt.Errorf("running %s: %w", path, unix.Exec(path, command, os.Environ()))
 }

@@ -39,12 +39,14 @@ func run(args []string) (int, error) {
 	switch {
 	case len(args) == 2 && args[0] == "init":
 		return 0, serve(args[1])
+	case len(args) > 0 && args[0] == namespaces.Stage:
+		return 0, namespaces.Exec(args[1:])
 	case len(args) > 2 && args[0] == "enter":
 		pid, err := strconv.Atoi(args[1])
 		if err != nil {
 			return 0, fmt.Errorf("reading the process ID: %w", err)
 		}
-		return namespaces.Run(context.Background(), pid, args[2], args[3:]...)
+		return namespaces.Run(context.Background(), pid, args[2:]...)
 	}
 	return 0, errors.New("usage: nodeinit init PLAN | nodeinit enter PID COMMAND...")
 }

@@ -14,12 +14,17 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/shimd/shimd/integration/cluster"
+	"github.com/shimd/shimd/integration/images"
+	"github.com/shimd/shimd/integration/namespaces"
 )
 
 const defaultDir = "/var/lib/shimd-cluster"
@@ -47,6 +52,9 @@ func run(ctx context.Context, args []string) (int, error) {
 	if len(args) == 0 {
 		return 0, errors.New("say what to do: up, status, kubectl, exec or down")
 	}
+	if args[0] == namespaces.Stage {
+		return 0, namespaces.Exec(args[1:])
+	}
 	var o options
 	flags := flag.NewFlagSet("cluster "+args[0], flag.ContinueOnError)
 	flags.StringVar(&o.dir, "dir", defaultDir, "the cluster's directory")
@@ -54,7 +62,7 @@ func run(ctx context.Context, args []string) (int, error) {
 	case "up", supervise:
 		flags.IntVar(&o.nodes, "nodes", 1, "how many nodes")
 		flags.StringVar(&o.agent, "agent", cluster.Kubelet, "the nodes' agent: kubelet or shimlet")
-		flags.StringVar(&o.images, "images", "cluster", "set of images that can be pulled")
+		flags.StringVar(&o.images, "images", "cluster", "sets of images that can be pulled, separated by commas: "+strings.Join(slices.Sorted(maps.Keys(images.Sets())), ", "))
 	case "exec":
 		flags.StringVar(&o.node, "node", "", "run on this node")
 	}

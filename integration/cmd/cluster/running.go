@@ -215,7 +215,7 @@ func execute(ctx context.Context, o options, args []string) (int, error) {
 		if err := os.Setenv("KUBECONFIG", filepath.Join(o.dir, "pki", "admin.kubeconfig")); err != nil {
 			return 0, err
 		}
-		return namespaces.Run(ctx, r.pid, args[0], args[1:]...)
+		return namespaces.Run(ctx, r.pid, args...)
 	}
 	for _, n := range r.state.Nodes {
 		if n.Name == o.node {
@@ -223,8 +223,8 @@ func execute(ctx context.Context, o options, args []string) (int, error) {
 				return 0, fmt.Errorf("%s is off", n.Name)
 			}
 			// First into the rack, whose process IDs these are, and from there into the node.
-			enter := append([]string{"enter", strconv.Itoa(n.PID)}, args...)
-			return namespaces.Run(ctx, r.pid, filepath.Join(o.dir, programs, "nodeinit"), enter...)
+			enter := []string{filepath.Join(o.dir, programs, "nodeinit"), "enter", strconv.Itoa(n.PID)}
+			return namespaces.Run(ctx, r.pid, append(enter, args...)...)
 		}
 	}
 	return 0, fmt.Errorf("there is no node %q", o.node)

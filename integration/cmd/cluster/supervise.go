@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -60,11 +63,7 @@ func superviseCluster(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	build, known := imageSets()[o.images]
-	if !known {
-		return fmt.Errorf("there is no set of images %q", o.images)
-	}
-	set, err := build(ctx, images.Options{Root: root})
+	set, err := buildImages(ctx, root, o.images)
 	if err != nil {
 		return err
 	}
@@ -176,6 +175,23 @@ func (s *supervisor) serveControl(socket string) (io.Closer, error) {
 	return server, nil
 }
 
-func imageSets() map[string]func(context.Context, images.Options) (images.Set, error) {
-	return map[string]func(context.Context, images.Options) (images.Set, error){"cluster": images.All}
+// buildImages builds sets of images, or finds them in the cache, and the image of the page that `up` proposes to run.
+func buildImages(ctx context.Context, root, names string) (images.Set, error) {
+	opts := images.Options{Root: root}
+	set, err := images.Demo(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	for name := range strings.SplitSeq(names, ",") {
+		build, known := images.Sets()[name]
+		if !known {
+			return nil, fmt.Errorf("there is no set of images %q: choose of %s", name, strings.Join(slices.Sorted(maps.Keys(images.Sets())), ", "))
+		}
+		more, err := build(ctx, opts)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(set, more)
+	}
+	return set, nil
 }

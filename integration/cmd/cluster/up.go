@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/shimd/shimd/integration/cluster"
-	"github.com/shimd/shimd/integration/images"
 	"github.com/shimd/shimd/integration/tools"
 )
 
@@ -44,11 +43,7 @@ func up(ctx context.Context, o options) error {
 		return errors.Join(err, os.RemoveAll(o.dir))
 	}
 	say("building the images that the cache does not have")
-	build, known := imageSets()[o.images]
-	if !known {
-		return fmt.Errorf("there is no set of images %q", o.images)
-	}
-	if _, err := build(ctx, images.Options{Root: root}); err != nil {
+	if _, err := buildImages(ctx, root, o.images); err != nil {
 		return errors.Join(err, os.RemoveAll(o.dir))
 	}
 	say("starting the cluster in the background")

@@ -91,6 +91,10 @@ kubelet-test: ## the real kubelet runs pods on shimd; builds it first, once, in 
 kubernetes: ## build the programs of a Kubernetes cluster, once, in a quarter of an hour or so; SUITES=1 builds Kubernetes' test suites too
 	nice -n 10 $(GO) run ./integration/cmd/kubernetes $(if $(SUITES),-suites)
 
+.PHONY: images
+images: ## build every image of Kubernetes' suites and of the examples into the cache, once; SET=conformance for some
+	nice -n 10 $(GO) run ./integration/cmd/images $(or $(SET),everything)
+
 .PHONY: critest-vm
 critest-vm: ## the same in a virtual machine on cgroup v2, systemd driver; SYSTEMD= for cgroupfs, KERNEL=6.1 for an older one
 	$(GO) run ./integration/cmd/critest -bundle-to $(CURDIR)/$(BIN)/bundle

@@ -81,6 +81,8 @@ type builder struct {
 	store   store
 	debian  map[string]debian // Debian's index, once it was read
 	modules map[string]string // keys of modules, once they were taken
+
+	programs map[string]bool // paths of those that were built
 }
 
 func newBuilder(ctx context.Context, opts Options) (*builder, error) {
@@ -95,7 +97,7 @@ func newBuilder(ctx context.Context, opts Options) (*builder, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return &builder{ctx: ctx, opts: opts, dir: dir, store: s, modules: map[string]string{}}, nil
+	return &builder{ctx: ctx, opts: opts, dir: dir, store: s, modules: map[string]string{}, programs: map[string]bool{}}, nil
 }
 
 func (b *builder) close() { _ = os.RemoveAll(b.dir) } // a temporary directory

@@ -10,7 +10,7 @@ import (
 const (
 	kubernetesTools = "integration/tools/kubernetes"
 	corednsTools    = "integration/tools/coredns"
-	etcdTools       = "integration/tools/etcd"
+	sampleTools     = "integration/tools/sample-apiserver"
 
 	kubernetesModule = "k8s.io/kubernetes"
 	testImages       = kubernetesModule + "/test/images/"
@@ -123,7 +123,7 @@ func agnhost() recipe {
 	return onShell(recipe{
 		packages: []string{"bind9-dnsutils", "curl", "netcat-openbsd", "iproute2", "iperf", "util-linux", "mount", "libc-bin"},
 		programs: []Program{
-			{Module: kubernetesTools, Package: testImages + "agnhost"},
+			{tool: "agnhost"},
 			{Module: corednsTools, Package: ".", Path: "/coredns"},
 		},
 		sources: []source{porter("localhost.crt"), porter("localhost.key")},
@@ -184,7 +184,7 @@ func nonewprivs() recipe {
 
 func sampleAPIServer() recipe {
 	return onShell(recipe{
-		programs: []Program{{Module: kubernetesTools, Package: "k8s.io/sample-apiserver"}},
+		programs: []Program{{Module: sampleTools, Package: "k8s.io/sample-apiserver"}},
 		config:   v1.Config{Entrypoint: []string{"/sample-apiserver"}},
 	})
 }
@@ -192,8 +192,8 @@ func sampleAPIServer() recipe {
 func etcd() recipe {
 	return onShell(recipe{
 		programs: []Program{
-			{Module: etcdTools, Package: "go.etcd.io/etcd/server/v3", Path: "/usr/local/bin/etcd"},
-			{Module: etcdTools, Package: "go.etcd.io/etcd/etcdctl/v3", Path: "/usr/local/bin/etcdctl"},
+			{tool: "etcd", Path: "/usr/local/bin/etcd"},
+			{tool: "etcdctl", Path: "/usr/local/bin/etcdctl"},
 		},
 		files:  []file{{path: "/var/lib/etcd", dir: true, mode: 0o700}},
 		config: v1.Config{Cmd: []string{"etcd"}, ExposedPorts: ports("2379/tcp", "2380/tcp")},
@@ -236,9 +236,9 @@ func clusterImages() []named {
 	}
 }
 
-// conformanceImages are those that specs with [Conformance] in their names pull: test/utils/image/manifest.go of Kubernetes 1.36.3.
+// conformanceImages are a cluster's, and those that specs with [Conformance] in their names pull: test/utils/image/manifest.go of Kubernetes 1.36.3.
 func conformanceImages() []named {
-	return []named{
+	return append(clusterImages(), []named{
 		{agnhost(), []string{Agnhost, e2e + "agnhost:2.55"}},
 		{nginx("1.27"), []string{e2e + "nginx:1.15-4"}},
 		{nginx("1.28"), []string{e2e + "nginx:1.27-0"}},
@@ -246,18 +246,18 @@ func conformanceImages() []named {
 		{animal("nautilus"), []string{e2e + "nautilus:1.8"}},
 		{nonroot(), []string{e2e + "nonroot:1.5"}},
 		{nonewprivs(), []string{e2e + "nonewprivs:1.4"}},
-		{sampleAPIServer(), []string{e2e + "sample-apiserver:1.29.2"}},
 		{etcd(), []string{Etcd}},
 		{withPackages([]string{"bind9-dnsutils", "libc-bin"}), []string{e2e + "glibc-dns-testing:2.0.0"}},
 		{resourceConsumer(), []string{e2e + "resource-consumer:1.14"}},
 		{iptables(), []string{kubernetes + "build-image/distroless-iptables:v0.9.6"}},
 		{testProgram("regression-issue-74839", "/regression-issue-74839"), []string{e2e + "regression-issue-74839:1.4"}},
-	}
+		{sampleAPIServer(), []string{e2e + "sample-apiserver:1.29.2"}},
+	}...)
 }
 
-// nodeConformanceImages are those that specs with [NodeConformance] pull.
+// nodeConformanceImages are a cluster's, and those that specs with [NodeConformance] pull.
 func nodeConformanceImages() []named {
-	return []named{
+	return append(clusterImages(), []named{
 		{agnhost(), []string{Agnhost, e2e + "agnhost:2.55"}},
 		{nginx("1.27"), []string{e2e + "nginx:1.15-4"}},
 		{animal("kitten"), []string{e2e + "kitten:1.8"}},
@@ -268,7 +268,7 @@ func nodeConformanceImages() []named {
 		{withPackages([]string{"util-linux"}), []string{e2e + "ipc-utils:1.4"}},
 		{withPackages([]string{"bind9-dnsutils", "libc-bin"}), []string{e2e + "glibc-dns-testing:2.0.0"}},
 		{testProgram("sample-device-plugin", "/sampledeviceplugin"), []string{e2e + "sample-device-plugin:1.7"}},
-	}
+	}...)
 }
 
 // staticApplets are the names of Debian's static busybox, without those that manage a machine.

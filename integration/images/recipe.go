@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -45,6 +46,8 @@ type Program struct {
 	Path    string // in the image; "" for / and the last element of Package
 	Mode    int64  // 0 for 0755
 	LDFlags string
+
+	tool string // one of the programs that package tools keeps for a cluster and the suites; Module and Package are not looked at then
 }
 
 // source is a file of a module that the tools' modules require, put into an image as it is.
@@ -62,8 +65,11 @@ type served struct {
 }
 
 func (p Program) path() string {
-	if p.Path != "" {
+	switch {
+	case p.Path != "":
 		return p.Path
+	case p.tool != "":
+		return "/" + p.tool
 	}
 	return "/" + path.Base(p.Package)
 }
@@ -221,14 +227,24 @@ func (b *builder) program(p Program) (file, error) {
 	return f, err
 }
 
+// built answers the path of a program's binary.
 func (b *builder) built(p Program) (string, error) {
+	if p.tool != "" {
+		t, err := tools.BuildProgram(b.ctx, b.opts.Root, p.tool)
+		return t.Path, err
+	}
 	dir := filepath.Join(b.opts.Root, p.Module)
 	where := sha256.Sum256([]byte(dir + "\n" + p.Package + "\n" + p.LDFlags))
 	out := filepath.Join(b.store.dir, "programs", b.opts.Arch, fmt.Sprintf("%s-%x", path.Base(p.path()), where[:6]))
+	if b.programs[out] {
+		return out, nil
+	}
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return "", fmt.Errorf("making the cache for programs: %w", err)
 	}
-	return out, tools.Build{Dir: dir, Package: p.Package, Out: out, Arch: b.opts.Arch, LDFlags: p.LDFlags}.Run(b.ctx)
+	err := tools.Build{Dir: dir, Package: p.Package, Out: out, Arch: b.opts.Arch, LDFlags: p.LDFlags}.Run(b.ctx)
+	b.programs[out] = err == nil
+	return out, err
 }
 
 // source reads a file of a module from the module cache.
@@ -341,26 +357,54 @@ func (b *builder) key(r recipe) (string, error) {
 
 func (b *builder) programKey(sum io.Writer, p Program) error {
 	fmt.Fprintf(sum, "%#v\n", p)
-	if !p.local() {
+	switch {
+	case p.tool != "":
+		t, _, err := tools.FindProgram(b.ctx, b.opts.Root, p.tool)
+		fmt.Fprintln(sum, filepath.Base(filepath.Dir(t.Path))) // names version and module
+		return err
+	case p.Module != "":
 		key, err := b.moduleKey(p.Module)
 		fmt.Fprintln(sum, key)
-		return err
+		if err != nil || !p.local() {
+			return err
+		}
+		return sources(sum, filepath.Join(b.opts.Root, p.Module))
 	}
-	// Its source is in the tree: what it depends on shows in the binary, and the go command says fast that it has one.
+	// Its source is in the tree, which has more than it needs: what it depends on shows in the binary, and the go command says fast that it has one.
 	out, err := b.built(p)
 	if err != nil {
 		return err
 	}
-	binary, err := os.Open(out)
+	return content(sum, out)
+}
+
+// sources writes all Go files of a module of its own, with their names.
+func sources(sum io.Writer, dir string) error {
+	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || filepath.Ext(name) != ".go" {
+			return err
+		}
+		fmt.Fprintln(sum, strings.TrimPrefix(name, dir))
+		return content(sum, name)
+	})
 	if err != nil {
-		return fmt.Errorf("reading the program %s: %w", p.path(), err)
+		return fmt.Errorf("reading the sources in %s: %w", dir, err)
 	}
-	defer binary.Close()
-	content := sha256.New()
-	if _, err := io.Copy(content, binary); err != nil {
-		return fmt.Errorf("reading the program %s: %w", p.path(), err)
+	return nil
+}
+
+// content writes the hash of a file.
+func content(sum io.Writer, name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("taking the hash of %s: %w", name, err)
 	}
-	fmt.Fprintf(sum, "%x\n", content.Sum(nil))
+	defer f.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, f); err != nil {
+		return fmt.Errorf("taking the hash of %s: %w", name, err)
+	}
+	fmt.Fprintf(sum, "%x\n", hash.Sum(nil))
 	return nil
 }
 

@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -14,19 +15,57 @@ func Cluster(ctx context.Context, opts Options) (Set, error) {
 
 // Conformance builds what Kubernetes' end-to-end specs with [Conformance] in their names pull, and what Cluster builds.
 func Conformance(ctx context.Context, opts Options) (Set, error) {
-	return build(ctx, opts, clusterImages(), conformanceImages())
+	return build(ctx, opts, conformanceImages())
 }
 
 // NodeConformance builds what Kubernetes' node specs with [NodeConformance] pull, and what Cluster builds.
 func NodeConformance(ctx context.Context, opts Options) (Set, error) {
-	return build(ctx, opts, clusterImages(), nodeConformanceImages())
+	return build(ctx, opts, nodeConformanceImages())
+}
+
+// Examples builds what the manifests in examples/ name, and what Cluster builds.
+func Examples(ctx context.Context, opts Options) (Set, error) {
+	return build(ctx, opts, exampleImages())
+}
+
+// Everything builds the images of all these.
+func Everything(ctx context.Context, opts Options) (Set, error) {
+	return build(ctx, opts, everything())
+}
+
+func everything() []named {
+	return slices.Concat(conformanceImages(), nodeConformanceImages(), exampleImages())
 }
 
 // Sets are the functions above by the names that commands use.
 func Sets() map[string]func(context.Context, Options) (Set, error) {
 	return map[string]func(context.Context, Options) (Set, error){
-		"cluster": Cluster, "conformance": Conformance, "node-conformance": NodeConformance,
+		"cluster": Cluster, "conformance": Conformance, "node-conformance": NodeConformance, "examples": Examples, "everything": Everything,
 	}
+}
+
+// Missing says which images of Everything are not on the disk yet, for who can't wait until they are built.
+func Missing(ctx context.Context, opts Options) ([]string, error) {
+	b, err := newBuilder(ctx, opts)
+	if err != nil {
+		return nil, err
+	}
+	defer b.close()
+	var missing []string
+	for _, n := range everything() {
+		key, err := b.key(n.recipe)
+		if err != nil {
+			return nil, fmt.Errorf("looking for the image %s: %w", n.names[0], err)
+		}
+		_, found, err := b.store.get(key)
+		if err != nil {
+			return nil, err
+		}
+		if !found {
+			missing = append(missing, n.names[0])
+		}
+	}
+	return missing, nil
 }
 
 // FromProgram builds the image of one Go main package: its static binary, as the entrypoint, and nothing else but /etc/passwd and /tmp. It is how a
@@ -34,8 +73,8 @@ func Sets() map[string]func(context.Context, Options) (Set, error) {
 //
 //	set["registry.k8s.io/shimd/my-operator:1"], err = images.FromProgram(ctx, opts, images.Program{Package: "./examples/operator"})
 func FromProgram(ctx context.Context, opts Options, p Program) (v1.Image, error) {
-	set, err := build(ctx, opts, []named{{programImage(p), []string{"it"}}})
-	return set["it"], err
+	set, err := build(ctx, opts, []named{{programImage(p), []string{p.path()}}})
+	return set[p.path()], err
 }
 
 func programImage(p Program) recipe {
@@ -47,22 +86,20 @@ func programImage(p Program) recipe {
 }
 
 // build makes images, or finds them on the disk. It says what it was doing when one fails: by the image's first name.
-func build(ctx context.Context, opts Options, lists ...[]named) (Set, error) {
+func build(ctx context.Context, opts Options, list []named) (Set, error) {
 	b, err := newBuilder(ctx, opts)
 	if err != nil {
 		return nil, err
 	}
 	defer b.close()
 	set := Set{}
-	for _, list := range lists {
-		for _, n := range list {
-			image, err := b.make(n.recipe, n.names[0])
-			if err != nil {
-				return nil, fmt.Errorf("building the image %s: %w", n.names[0], err)
-			}
-			for _, name := range n.names {
-				set[name] = image
-			}
+	for _, n := range list {
+		image, err := b.make(n.recipe, n.names[0])
+		if err != nil {
+			return nil, fmt.Errorf("building the image %s: %w", n.names[0], err)
+		}
+		for _, name := range n.names {
+			set[name] = image
 		}
 	}
 	return set, nil

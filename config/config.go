@@ -69,6 +69,9 @@ type Network struct {
 	Masquerade bool     `toml:"masquerade"`
 }
 
+// PodCIDRFromClient as Network.PodCIDR makes pods wait until the client has sent theirs.
+const PodCIDRFromClient = "client"
+
 // Security configures profiles.
 type Security struct {
 	SeccompRoot string `toml:"seccomp_root"`
@@ -207,10 +210,10 @@ func (c Config) Check() error {
 }
 
 func (c Config) checkAddresses(bad func(key, format string, args ...any)) {
-	if c.Network.PodCIDR != "" {
+	if c.Network.PodCIDR != "" && c.Network.PodCIDR != PodCIDRFromClient {
 		for cidr := range strings.SplitSeq(c.Network.PodCIDR, ",") {
 			if _, err := netip.ParsePrefix(strings.TrimSpace(cidr)); err != nil {
-				bad("network.pod_cidr", "%q is not an address and a length, such as 10.88.0.0/16", cidr)
+				bad("network.pod_cidr", "%q is not an address and a length, such as 10.88.0.0/16, nor %q", cidr, PodCIDRFromClient)
 			}
 		}
 	}

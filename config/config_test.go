@@ -40,6 +40,7 @@ func TestEveryMistakeIsToldByItsKey(t *testing.T) {
 		{`log_level = "loud"`, "log_level: "},
 		{"[cgroup]\ndriver = \"both\"", "cgroup.driver: "},
 		{"[network]\npod_cidr = \"10.0.0.0/99\"", "network.pod_cidr: "},
+		{"[network]\npod_cidr = \"client,10.0.0.0/9\"", "network.pod_cidr: "},
 		{"[network]\nmtu = -1", "network.mtu: "},
 		{"[metrics]\naddress = \"9090\"", "metrics.address: "},
 		{"[runtimes.Run_C]\npath = \"/x\"", "runtimes.Run_C: "},

@@ -22,7 +22,7 @@ type Options struct {
 	CNIConfDir  string   // "": no CNI
 	CNIBinDirs  []string // /opt/cni/bin and /usr/lib/cni
 	CNICacheDir string   // StateDir/cni/cache
-	PodCIDR     string   // of the built-in network: one or two, comma separated; "": one that is free here
+	PodCIDR     string   // of the built-in network: one or two, comma separated; "": one that is free here; FromClient: what SetPodCIDR says
 	BridgeName  string   // shimd0; for another StateDir than the default, a name derived from that
 	TableName   string   // of nftables; likewise
 	MTU         int      // 0: that of the machine's default route
@@ -52,9 +52,13 @@ func Open(_ context.Context, opts Options) (Network, error) {
 	if opts.TableName == "" {
 		opts.TableName = table
 	}
+	await := opts.PodCIDR == FromClient
+	if await {
+		opts.PodCIDR = ""
+	}
 	b, err := bridge.Open(bridge.Options{
 		StateDir: filepath.Join(opts.StateDir, "bridge"), BridgeName: opts.BridgeName, TableName: opts.TableName,
-		PodCIDR: opts.PodCIDR, MTU: opts.MTU, Masquerade: !opts.NoIPMasq, Logger: opts.Logger,
+		PodCIDR: opts.PodCIDR, AwaitCIDR: await, MTU: opts.MTU, Masquerade: !opts.NoIPMasq, Logger: opts.Logger,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the built-in network: %w", err)
@@ -68,6 +72,9 @@ func Open(_ context.Context, opts Options) (Network, error) {
 	}
 	return n, nil
 }
+
+// FromClient as Options.PodCIDR makes sandboxes wait for the client's pod CIDR.
+const FromClient = "client"
 
 // names derives the names of bridge and table from the state directory, so that daemons side by side do not take each other's.
 func names(stateDir string) (bridgeName, table string) {

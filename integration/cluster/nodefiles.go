@@ -190,7 +190,7 @@ func (n *Node) writeShimd() error {
 		return err
 	}
 	// Without masquerading: the nodes' network knows the way to every pod, and pods see each other's addresses.
-	text := fmt.Sprintf("[cgroup]\nparent = %q\n\n[network]\nmasquerade = false\n\n%s", n.CgroupName()+runtimeGroup, n.settings.Shimd)
+	text := fmt.Sprintf("[cgroup]\nparent = %q\n\n[network]\npod_cidr = \"client\"\nmasquerade = false\n\n%s", n.CgroupName()+runtimeGroup, n.settings.Shimd)
 	return os.WriteFile(n.onDisk("/etc/shimd/config.toml"), []byte(text), 0o644)
 }
 

@@ -39,6 +39,7 @@ type Options struct {
 	BridgeName string
 	TableName  string
 	PodCIDR    string // one or two, comma separated; "": a free one is chosen
+	AwaitCIDR  bool   // no sandbox is attached before SetPodCIDR has been called, by this daemon's client or an earlier one's
 	MTU        int    // 0: that of the machine's default route
 	Masquerade bool   // what leaves the pod CIDRs
 	Logger     *slog.Logger
@@ -115,7 +116,7 @@ func (n *Network) restore() error {
 		switch {
 		case err != nil && !errors.Is(err, fs.ErrNotExist):
 			return fmt.Errorf("reading the pod CIDR: %w", err)
-		case err == nil && (file == "pod-cidr" || cidrs == ""):
+		case err == nil && (file == "pod-cidr" || cidrs == "" && !n.opts.AwaitCIDR):
 			if _, err := parseCIDRs(string(b)); err != nil {
 				n.log.Warn("ignoring what was recorded as the pod CIDR", "file", file, "error", err)
 				continue
@@ -195,6 +196,8 @@ func (n *Network) SetPodCIDR(cidr string) error {
 	return nil
 }
 
+var errNoCIDR = fmt.Errorf("the client has not sent a pod CIDR yet, and network.pod_cidr says to wait for it: %w", errdefs.ErrUnavailable)
+
 // chooseDefault makes sure that there is a CIDR. The choice is late, so that it sees the routes of daemons that
 // were started beside this one.
 func (n *Network) chooseDefault(s *rtnl.Socket) error {
@@ -203,6 +206,9 @@ func (n *Network) chooseDefault(s *rtnl.Socket) error {
 	n.mu.Unlock()
 	if chosen {
 		return nil
+	}
+	if n.opts.AwaitCIDR {
+		return errNoCIDR
 	}
 	own, _ := s.Index(n.opts.BridgeName)
 	taken, err := routed(s, own)
@@ -254,8 +260,11 @@ func (n *Network) Has(id string) bool {
 // Ready says whether a sandbox could be attached. What failed last is tried again, or it would stay so until the next sandbox.
 func (n *Network) Ready(ctx context.Context) error {
 	n.mu.Lock()
-	failed := n.setupError
+	failed, waiting := n.setupError, n.opts.AwaitCIDR && len(n.pools) == 0
 	n.mu.Unlock()
+	if waiting {
+		return errNoCIDR
+	}
 	if failed == nil {
 		return nil
 	}

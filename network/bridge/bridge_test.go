@@ -25,7 +25,7 @@ func open(t testing.TB, opts Options) *Network {
 	if opts.TableName == "" {
 		opts.TableName = "shimdt"
 	}
-	if opts.PodCIDR == "" {
+	if opts.PodCIDR == "" && !opts.AwaitCIDR {
 		opts.PodCIDR = "10.99.0.0/16,fd00:99::/64"
 	}
 	opts.Masquerade = true

@@ -282,6 +282,29 @@ func TestSetPodCIDR(t *testing.T) {
 	}
 }
 
+// A kubelet may ask for pods before it has its node's pod CIDR. With AwaitCIDR they wait, for later daemons too.
+func TestAwaitCIDR(t *testing.T) {
+	n := open(t, Options{AwaitCIDR: true})
+	ns := nettest.NewNamespace(t)
+	_, err := n.Attach(context.Background(), attachment.Request{ID: "early", NetNSPath: ns.Path})
+	if ready := n.Ready(context.Background()); !errdefs.IsUnavailable(err) || !errdefs.IsUnavailable(ready) {
+		t.Fatalf("without a CIDR: attached: %v, ready: %v", err, ready)
+	}
+	if err := n.Detach(context.Background(), "early"); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.SetPodCIDR("10.97.4.0/24"); err != nil {
+		t.Fatal(err)
+	}
+	n = reopen(t, n)
+	if err := n.Ready(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if _, ips := attach(t, n, attachment.Request{ID: "late"}); len(ips) != 1 || !netip.MustParsePrefix("10.97.4.0/24").Contains(ips[0]) {
+		t.Errorf("got %v", ips)
+	}
+}
+
 func TestDefaultCIDRAvoidsRoutes(t *testing.T) {
 	taken := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("10.88.0.0/14"), netip.MustParsePrefix("10.92.7.0/24")}
 	got, err := chooseCIDRs(DefaultBridge, taken, true)

@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"regexp"
 
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -14,7 +15,20 @@ func (s *runtimeService) Version(context.Context, *criv1.VersionRequest) (*criv1
 	return &criv1.VersionResponse{
 		Version:           kubeletAPIVersion,
 		RuntimeName:       "shimd",
-		RuntimeVersion:    s.version,
+		RuntimeVersion:    semantic(s.version),
 		RuntimeApiVersion: "v1",
 	}, nil
+}
+
+var (
+	semanticVersion = regexp.MustCompile(`^v?\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
+	notOfVersions   = regexp.MustCompile(`[^0-9A-Za-z.-]+`)
+)
+
+// semantic is what CRI wants of a version: the kubelet shows "Unknown" for others, such as a commit or "devel".
+func semantic(version string) string {
+	if semanticVersion.MatchString(version) {
+		return version
+	}
+	return "0.0.0+" + notOfVersions.ReplaceAllString(version, "-")
 }

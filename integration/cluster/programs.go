@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/shimd/shimd/integration/enclosure"
 	"github.com/shimd/shimd/integration/tools"
 )
 
@@ -36,9 +38,47 @@ func Prepare(ctx context.Context, root, dir string, progress func(format string,
 	return tools.Build{Dir: root, Package: "./integration/cluster/nodeinit", Out: filepath.Join(dir, "nodeinit")}.Run(ctx)
 }
 
-// Missing are the programs that Prepare would have to build, which takes minutes: for tests to say why they skip.
-func Missing(ctx context.Context, root string) ([]string, error) {
-	return tools.MissingPrograms(ctx, root, tools.ClusterPrograms())
+// Enter puts a test or a command that starts clusters into an enclosure, its programs built before, outside: call it first in main or TestMain. When
+// reason is not empty there is none, and it says why. Programs that take minutes to build must be in the cache.
+func Enter(ctx context.Context, opts enclosure.Options) (reason string, err error) {
+	if os.Geteuid() != 0 {
+		return "root is needed: namespaces, mounts and control groups", nil
+	}
+	if os.Getenv(PreparedVariable) != "" {
+		enclosure.Enter(opts)
+		return "", nil
+	}
+	root, err := tools.ModuleRoot()
+	if err != nil {
+		return "", err
+	}
+	missing, err := tools.MissingPrograms(ctx, root, tools.ClusterPrograms())
+	if err != nil {
+		return "", err
+	}
+	if len(missing) > 0 {
+		return fmt.Sprintf("not in the cache: %s; `make kubernetes` builds them, which takes a quarter of an hour or so", strings.Join(missing, ", ")), nil
+	}
+	dir, err := os.MkdirTemp("/var/tmp", "shimd-cluster-programs-")
+	if err != nil {
+		return "", fmt.Errorf("making a directory for the cluster's programs: %w", err)
+	}
+	more := opts.AtExit
+	opts.AtExit = func() error {
+		err := os.RemoveAll(dir)
+		if more != nil {
+			err = errors.Join(more(), err)
+		}
+		return err
+	}
+	if err := Prepare(ctx, root, dir, func(string, ...any) {}); err != nil {
+		return "", errors.Join(err, opts.AtExit())
+	}
+	if err := os.Setenv(PreparedVariable, dir); err != nil {
+		return "", err
+	}
+	enclosure.Enter(opts)
+	return "", nil
 }
 
 // findPrograms sees that there is a directory of programs.

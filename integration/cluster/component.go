@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -166,7 +167,7 @@ func (c *component) describe(node string) Component {
 
 // logTail is the end of a file, for messages.
 func logTail(file string) string {
-	const keep = 4 << 10
+	const keep = 2 << 10
 	f, err := os.Open(file)
 	if err != nil {
 		return err.Error()
@@ -180,6 +181,9 @@ func logTail(file string) string {
 	text, err := io.ReadAll(f)
 	if err != nil {
 		return err.Error()
+	}
+	if _, whole, found := strings.Cut(string(text), "\n"); found && len(text) >= keep {
+		return whole // without the line that was cut in two
 	}
 	return string(text)
 }

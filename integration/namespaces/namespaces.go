@@ -22,17 +22,30 @@ const all = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS | unix.CLON
 // Start starts a command in the namespaces of a process, and in its root directory. The command's paths count there; its open files are the caller's.
 // It must not have Pdeathsig: that is tied to the thread that starts it, which ends with this call.
 func Start(pid int, cmd *exec.Cmd) error {
-	result := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread, which has left this program's namespaces, ends with the goroutine.
-		runtime.LockOSThread()
-		err := join(pid)
-		if err == nil {
+	var err error
+	onLostThread(func() {
+		if err = join(pid); err == nil {
 			err = cmd.Start()
 		}
-		result <- err
+	})
+	return err
+}
+
+// onLostThread calls on a thread that ends afterwards, so that it may leave this program's namespaces. It is never the main one: that one does not end, and
+// /proc/self shows its namespaces as the program's.
+func onLostThread(call func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onLostThread(call) // on another one, as this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		call() // never unlocked: the thread ends with the goroutine
 	}()
-	return <-result
+	<-done
 }
 
 // join moves the calling thread; of the PID namespace only what it starts afterwards is part.

@@ -197,7 +197,8 @@ func (n *Node) writeShimd() error {
 // agentArgs are the kubelet's; shimlet takes the same.
 func (n *Node) agentArgs() []string {
 	return append([]string{
-		"--config", agentConfigFile, "--kubeconfig", agentKubeconfig, "--hostname-override", n.name, "--node-ip", n.Address(), "--v", "2",
+		"--config", agentConfigFile, "--kubeconfig", agentKubeconfig, "--hostname-override", n.name, "--node-ip", n.Address(),
+		"--root-dir", "/var/lib/kubelet", "--v", "2",
 	}, n.settings.AgentArgs...)
 }
 

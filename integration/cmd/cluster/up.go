@@ -110,8 +110,8 @@ func startSupervisor(ctx context.Context, o options) error {
 	if err == nil {
 		return nil
 	}
-	waitErr := cmd.Wait()
-	return fmt.Errorf("the cluster did not get ready: %w; what is left of it is in %s: `make cluster-down` removes that", errors.Join(err, waitErr, context.Cause(ctx)), o.dir)
+	// Either it has ended and said why, or this command was told to end and has told it.
+	return fmt.Errorf("the cluster did not get ready: %w; its logs are in %s, `make cluster-down` removes them", errors.Join(cmd.Wait(), context.Cause(ctx)), o.dir)
 }
 
 // follow prints what is written to a file, until it is over.

@@ -109,6 +109,11 @@ bench: ## latencies, churn, memory and idle CPU; ENDPOINT=unix://... measures an
 	@mkdir -p $(BIN)
 	$(GO) run ./integration/cmd/bench $(if $(ENDPOINT),-endpoint $(ENDPOINT)) -json $(BIN)/bench.json $(BENCH_FLAGS)
 
+.PHONY: bench-agents
+bench-agents: ## the kubelet and shimlet side by side in one cluster: binding to Running, a Deployment of 100, memory and idle CPU
+	@mkdir -p $(BIN)
+	$(GO) run ./integration/cmd/agentbench -json $(BIN)/agentbench.json $(BENCH_FLAGS)
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | while read -r file; do \

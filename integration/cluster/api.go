@@ -22,6 +22,16 @@ type api struct {
 	client *http.Client
 }
 
+// Client speaks to the API server at APIAddress as the cluster's administrator. It has no timeout: watches last.
+func (c *Cluster) Client() (*http.Client, error) {
+	a, err := newAPI("", c.path("pki"))
+	if err != nil {
+		return nil, err
+	}
+	a.client.Timeout = 0
+	return a.client, nil
+}
+
 func newAPI(base, pki string) (*api, error) {
 	ca, err := os.ReadFile(filepath.Join(pki, "ca.crt"))
 	if err != nil {

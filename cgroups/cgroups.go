@@ -122,6 +122,7 @@ type CPUStats struct {
 // MemoryStats are in bytes, but for the counts of faults.
 type MemoryStats struct {
 	Usage, WorkingSet, RSS, Cache, MappedFile, KernelUsage, MaxUsage uint64
+	ActiveFile, InactiveFile                                         uint64 // page cache that was used lately, and that was not
 	Limit                                                            uint64 // 0: none
 	PageFaults, MajorPageFaults                                      uint64
 	FailCount                                                        uint64

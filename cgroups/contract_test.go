@@ -354,6 +354,9 @@ func TestStats(t *testing.T) {
 		if s.Memory.Limit != 256<<20 || s.Processes == nil || *s.Processes != 1 || s.PidsLimit == nil || *s.PidsLimit != 50 {
 			t.Errorf("limits: %+v, processes %v", s.Memory, s.Processes)
 		}
+		if s.Memory.ActiveFile+s.Memory.InactiveFile > s.Memory.Cache+s.Memory.Usage {
+			t.Errorf("more files in memory than there is: %+v", s.Memory)
+		}
 		if s.Memory.WorkingSet > s.Memory.Usage {
 			t.Error("the working set is larger than what is used")
 		}

@@ -110,7 +110,6 @@ func (r *slotReader) cpuV1(c *CPUStats) {
 func (r *slotReader) memoryV1(s *Stats) {
 	m := &s.Memory
 	m.Usage = r.value(v1MemoryUsage)
-	var inactiveFile uint64
 	// The "total_" values count the cgroups below, too.
 	eachField(r.read(v1MemoryStat), func(key []byte, v uint64) {
 		switch string(key) {
@@ -120,15 +119,17 @@ func (r *slotReader) memoryV1(s *Stats) {
 			m.Cache = v
 		case "total_mapped_file":
 			m.MappedFile = v
+		case "total_active_file":
+			m.ActiveFile = v
 		case "total_inactive_file":
-			inactiveFile = v
+			m.InactiveFile = v
 		case "total_pgfault":
 			m.PageFaults = v
 		case "total_pgmajfault":
 			m.MajorPageFaults = v
 		}
 	})
-	m.WorkingSet = workingSet(m.Usage, inactiveFile)
+	m.WorkingSet = workingSet(m.Usage, m.InactiveFile)
 	m.MaxUsage, m.FailCount, m.KernelUsage = r.value(v1MemoryMaxUsage), r.value(v1MemoryFailCount), r.value(v1KernelUsage)
 	m.Limit = r.value(v1MemoryLimit)
 	if both := r.read(v1SwapUsage); both != nil {

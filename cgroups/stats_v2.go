@@ -102,7 +102,7 @@ func (r *slotReader) cpuV2(c *CPUStats) {
 func (r *slotReader) memoryV2(s *Stats) {
 	m := &s.Memory
 	m.Usage = r.value(v2MemoryUsage)
-	var inactiveFile, kernelStack, slab, pageTables uint64
+	var kernelStack, slab, pageTables uint64
 	eachField(r.read(v2MemoryStat), func(key []byte, v uint64) {
 		switch string(key) {
 		case "anon":
@@ -119,8 +119,10 @@ func (r *slotReader) memoryV2(s *Stats) {
 			slab = v
 		case "pagetables":
 			pageTables = v
+		case "active_file":
+			m.ActiveFile = v
 		case "inactive_file":
-			inactiveFile = v
+			m.InactiveFile = v
 		case "pgfault":
 			m.PageFaults = v
 		case "pgmajfault":
@@ -130,7 +132,7 @@ func (r *slotReader) memoryV2(s *Stats) {
 	if m.KernelUsage == 0 {
 		m.KernelUsage = kernelStack + slab + pageTables
 	}
-	m.WorkingSet = workingSet(m.Usage, inactiveFile)
+	m.WorkingSet = workingSet(m.Usage, m.InactiveFile)
 	m.MaxUsage, m.Limit = r.value(v2MemoryPeak), r.value(v2MemoryLimit)
 	m.FailCount = field(r.read(v2MemoryEvents), "max")
 	m.PSI = parsePSI(r.read(v2MemoryPressure))

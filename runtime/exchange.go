@@ -31,6 +31,8 @@ type FsUsage struct {
 	Mountpoint string
 	UsedBytes  uint64
 	InodesUsed uint64
+	// SizeBytes, Inodes and InodesFree are of the whole file system; 0: not asked for, or not known.
+	SizeBytes, Inodes, InodesFree uint64
 }
 
 // ContainerStats are a container's counters. Cgroup is nil when it does not run.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/network"
@@ -29,6 +30,11 @@ func (r *Runtime) containerStats(ctx context.Context, c *container) (ContainerSt
 		return stats, fmt.Errorf("container %s: measuring the writable layer: %w", c.id, err)
 	}
 	stats.WritableLayer = FsUsage{Timestamp: time.Now(), Mountpoint: r.Images.Root(), UsedBytes: used, InodesUsed: inodes}
+	var whole unix.Statfs_t
+	if unix.Statfs(stats.WritableLayer.Mountpoint, &whole) == nil { // else the store is on a disk that is lost, and its size not known
+		stats.WritableLayer.SizeBytes = whole.Blocks * uint64(whole.Bsize)
+		stats.WritableLayer.Inodes, stats.WritableLayer.InodesFree = whole.Files, whole.Ffree
+	}
 	c.mu.Lock()
 	cgroup := c.cgroup
 	c.mu.Unlock()

@@ -25,7 +25,20 @@ func containerMetrics() []metric[runtime.ContainerStats] {
 		{"container_fs_inodes_used", "Number of inodes that are consumed by the container on this filesystem.", gauge, []string{"device"}, func(s runtime.ContainerStats) []reading {
 			return []reading{{s.WritableLayer.InodesUsed, []string{s.WritableLayer.Mountpoint}}}
 		}},
+		{"container_fs_limit_bytes", "Number of bytes that can be consumed by the container on this filesystem.", gauge, []string{"device"}, whole(func(f runtime.FsUsage) uint64 { return f.SizeBytes })},
+		{"container_fs_inodes_total", "Number of Inodes", gauge, []string{"device"}, whole(func(f runtime.FsUsage) uint64 { return f.Inodes })},
+		{"container_fs_inodes_free", "Number of available Inodes", gauge, []string{"device"}, whole(func(f runtime.FsUsage) uint64 { return f.InodesFree })},
 	})
+}
+
+// whole reads what is known of the file system that a container writes to; one of unknown size has nothing to tell.
+func whole(value func(runtime.FsUsage) uint64) func(runtime.ContainerStats) []reading {
+	return func(s runtime.ContainerStats) []reading {
+		if s.WritableLayer.SizeBytes == 0 {
+			return nil
+		}
+		return []reading{{value(s.WritableLayer), []string{s.WritableLayer.Mountpoint}}}
+	}
 }
 
 func specMetrics() []metric[runtime.ContainerStats] {

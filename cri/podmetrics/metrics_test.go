@@ -22,7 +22,7 @@ func full() runtime.SandboxStats {
 	cg := &cgroups.Stats{
 		Time: time.Unix(1000, 0),
 		CPU:  cgroups.CPUStats{UsageNanos: 3e9, UserNanos: 2e9, SystemNanos: 1e9, Periods: 7, ThrottledPeriods: 4, ThrottledNanos: 6e9, PSI: psi},
-		Memory: cgroups.MemoryStats{Usage: 10, WorkingSet: 9, RSS: 8, Cache: 7, MappedFile: 6, KernelUsage: 5, MaxUsage: 11, FailCount: 2,
+		Memory: cgroups.MemoryStats{Usage: 10, WorkingSet: 9, RSS: 8, Cache: 7, MappedFile: 6, KernelUsage: 5, MaxUsage: 11, FailCount: 2, ActiveFile: 3, InactiveFile: 1,
 			PageFaults: 100, MajorPageFaults: 1, PSI: psi},
 		Swap:      &cgroups.SwapStats{Usage: 4},
 		IO:        &cgroups.IOStats{Devices: []cgroups.DeviceIO{{Major: 8, Minor: 1, ReadBytes: 1, WriteBytes: 2, ReadOps: 3, WriteOps: 4}}, PSI: psi},
@@ -40,7 +40,7 @@ func full() runtime.SandboxStats {
 				ID: "ct", StartedAt: time.Unix(900, 0), Resources: &request.Resources{CPUQuota: -1, CPUPeriod: 100000, CPUShares: 2, MemoryLimit: 50, MemorySwapLimit: 60},
 				Config: request.Container{Metadata: request.ContainerMetadata{Name: "nginx"}, Image: request.ImageRef{Image: "sha256:1", UserSpecified: "nginx:1"}},
 			},
-			Cgroup: cg, OOMKills: &oom, WritableLayer: runtime.FsUsage{Mountpoint: "/store", UsedBytes: 12, InodesUsed: 13},
+			Cgroup: cg, OOMKills: &oom, WritableLayer: runtime.FsUsage{Mountpoint: "/store", UsedBytes: 12, InodesUsed: 13, SizeBytes: 14, Inodes: 15, InodesFree: 16},
 			Processes: &runtime.ProcessUsage{Descriptors: 21, Sockets: 4, OpenFiles: &files},
 		}},
 	}
@@ -64,7 +64,7 @@ func TestMetricsMatchTheirDescriptors(t *testing.T) {
 		if len(m.GetLabelValues()) != len(keys[m.GetName()]) {
 			t.Errorf("%s has labels %v for keys %v", m.GetName(), m.GetLabelValues(), keys[m.GetName()])
 		}
-		if counts := strings.HasSuffix(m.GetName(), "_total"); counts && m.GetMetricType() != criv1.MetricType_COUNTER {
+		if counts := strings.HasSuffix(m.GetName(), "_total") && m.GetName() != "container_fs_inodes_total"; counts && m.GetMetricType() != criv1.MetricType_COUNTER {
 			t.Errorf("%s is not a counter", m.GetName())
 		}
 	}
@@ -94,6 +94,10 @@ func TestValues(t *testing.T) {
 		"container_file_descriptors[nginx ct nginx:1 ct prod web] 21",
 		"container_sockets[nginx ct nginx:1 ct prod web] 4",
 		"container_ulimits_soft[nginx ct nginx:1 ct prod web max_open_files] 1024",
+		"container_memory_total_active_file_bytes[nginx ct nginx:1 ct prod web] 3",
+		"container_memory_total_inactive_file_bytes[nginx ct nginx:1 ct prod web] 1",
+		"container_fs_limit_bytes[nginx ct nginx:1 ct prod web /store] 14",
+		"container_fs_inodes_free[nginx ct nginx:1 ct prod web /store] 16",
 		"container_threads_max[nginx ct nginx:1 ct prod web] 100",
 		"container_spec_memory_reservation_limit_bytes[nginx ct nginx:1 ct prod web] 0",
 	}

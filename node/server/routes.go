@@ -39,7 +39,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /configz", s.configz)
 	mux.HandleFunc("POST /checkpoint/{namespace}/{pod}/{container}", s.checkpoint)
 	if enabled(config.EnableSystemLogHandler, true) {
-		mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(http.Dir(s.system))))
+		mux.Handle("GET /logs/", http.StripPrefix("/logs/", http.FileServer(systemLogs(s.system))))
 	} else {
 		mux.HandleFunc("/logs/", disabled("logs endpoint is disabled."))
 	}

@@ -317,3 +317,31 @@ func TestSubresources(t *testing.T) {
 		}
 	}
 }
+
+// Links inside the directory of logs are followed, others are not.
+func TestSystemLogs(t *testing.T) {
+	logs, outside := t.TempDir(), t.TempDir()
+	for path, text := range map[string]string{filepath.Join(logs, "pods/web/0.log"): "hello", filepath.Join(outside, "secret"): "secret"} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, to := range map[string]string{"web.log": filepath.Join(logs, "pods/web/0.log"), "near.log": "pods/web/0.log", "out": outside, "secret": filepath.Join(outside, "secret"), "up": ".."} {
+		if err := os.Symlink(to, filepath.Join(logs, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := newServer(t, func(o *Options) { o.SystemLog = logs }).Handler()
+	for path, want := range map[string]int{
+		"/logs/": 200, "/logs/pods/web/0.log": 200, "/logs/web.log": 200, "/logs/near.log": 200, "/logs/none": 404,
+		"/logs/secret": 403, "/logs/out/secret": 403, "/logs/up/": 403,
+	} {
+		code, text := ask(t, h, http.MethodGet, path)
+		if code != want || strings.HasSuffix(path, ".log") && text != "hello" || text == "secret" {
+			t.Errorf("%s: %d %q", path, code, text)
+		}
+	}
+}

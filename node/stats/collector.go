@@ -40,6 +40,7 @@ type Options struct {
 	// Pod answers a pod by its UID, VolumePath where a volume of it is, or "" for one that has no place on this node.
 	Pod        func(uid string) (*corev1.Pod, bool)
 	VolumePath func(pod *corev1.Pod, volume *corev1.Volume) string
+	Pods       func() []*corev1.Pod // all of them, for Claims
 	Log        *slog.Logger
 	// Proc and Cgroups are where the kernel tells; empty: /proc and /sys/fs/cgroup.
 	Proc, Cgroups string

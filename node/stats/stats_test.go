@@ -143,6 +143,7 @@ func collector(t *testing.T, runtime *fakeRuntime) *Collector {
 		NodeName: "node-1", RootDir: root, LogDir: logs, PodsCgroup: "/kubepods", Runtime: runtime, Images: runtime, Proc: proc, Cgroups: groups,
 		Pod:        func(uid string) (*corev1.Pod, bool) { return pod, uid == "uid-1" },
 		VolumePath: func(*corev1.Pod, *corev1.Volume) string { return filepath.Join(root, "scratch") },
+		Pods:       func() []*corev1.Pod { return []*corev1.Pod{pod, pod} },
 		Log:        slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 }
@@ -292,5 +293,15 @@ func TestRates(t *testing.T) {
 	r.forget(func(string) bool { return false })
 	if diff := cmp.Diff(map[string]sample{"/": {when: start, usage: 1}}, r.last, cmp.AllowUnexported(sample{}), cmpopts.EquateEmpty()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestClaimsPage(t *testing.T) {
+	got, err := page(t, collector(t, &fakeRuntime{}).Claims())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(got, `kubelet_volume_stats_capacity_bytes{namespace="default",persistentvolumeclaim="claim"} `) != 1 || strings.Count(got, "# TYPE") != 6 {
+		t.Error(got)
 	}
 }

@@ -148,14 +148,16 @@ func TestPortForward(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer conn.Close()
+			defer func() { _ = conn.Close() }() // the streams have told all
 			for port := range 3 {
 				headers := http.Header{"Streamtype": {"error"}, "Port": {fmt.Sprint(port + 80)}, "Requestid": {fmt.Sprint(port)}}
 				problem, err := conn.CreateStream(headers)
 				if err != nil {
 					t.Fatal(err)
 				}
-				problem.Close()
+				if err := problem.Close(); err != nil {
+					t.Error(err)
+				}
 				headers.Set("StreamType", "data")
 				data, err := conn.CreateStream(headers)
 				if err != nil {

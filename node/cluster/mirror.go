@@ -64,8 +64,9 @@ func (w *writer) reflectStatic(ctx context.Context, name types.NamespacedName) e
 		return nil
 	}
 	node, err := w.node()
-	if err != nil {
-		return fmt.Errorf("making mirror pod %s: %w", name, err)
+	if err != nil { // the node is just being registered
+		w.queue.AddAfter(task{mirror: name}, firstRetry)
+		return nil
 	}
 	made, err := w.client.CoreV1().Pods(name.Namespace).Create(ctx, mirrorOf(static, node), metav1.CreateOptions{})
 	switch {

@@ -97,3 +97,6 @@ func (a *Agent) Evict(uid string, verdict plan.Verdict) bool {
 	e.worker.wake()
 	return true
 }
+
+// Addresses are the node's.
+func (a *Agent) Addresses() []string { return a.node.IPs }

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+
+	"github.com/shimd/shimd/node"
+	"github.com/shimd/shimd/node/cluster"
+	"github.com/shimd/shimd/node/server"
+	"github.com/shimd/shimd/node/status"
+)
+
+// agent runs until the context ends, or one of the rooms fails. Pods run on.
+func (o *options) agent(ctx context.Context) error {
+	var connection *cluster.Connection
+	if o.kubeconfig != "" {
+		var err error
+		if connection, err = o.connect(); err != nil {
+			return err
+		}
+		door := cluster.New(connection, o.NodeName, o.Log)
+		defer door.Close()
+		o.Cluster = door
+	}
+	if o.LogLinks != "" {
+		if err := os.MkdirAll(o.LogLinks, 0o755); err != nil {
+			return fmt.Errorf("making the directory of links to logs: %w", err)
+		}
+	}
+	agent, err := node.New(o.Config)
+	if err != nil {
+		return err
+	}
+	defer agent.Close()
+	socket, err := status.Listen(o.socket)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel(nil)
+	beside := func(run func(context.Context) error) {
+		group.Go(func() {
+			if err := run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	beside(func(ctx context.Context) error { return status.Serve(ctx, socket, status.Handler(agent, true)) })
+	if connection != nil {
+		err = o.member(ctx, agent, connection, beside)
+	} else {
+		err = o.health(agent, beside)
+	}
+	if err != nil {
+		return err
+	}
+	o.Log.Info("shimlet starts", "version", version, "folder", o.Folder, "runtime", o.Endpoint, "node", o.NodeName, "kubeconfig", o.kubeconfig)
+	notify(o.Log, daemon.SdNotifyReady)
+	err = agent.Run(ctx)
+	notify(o.Log, daemon.SdNotifyStopping)
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+func (o *options) connect() (*cluster.Connection, error) {
+	k := o.kubelet
+	c := cluster.Options{Kubeconfig: o.kubeconfig, UserAgent: "shimlet/" + version, Burst: int(k.KubeAPIBurst), EventBurst: int(k.EventBurst)}
+	if k.KubeAPIQPS != nil {
+		c.QPS = float32(*k.KubeAPIQPS)
+	}
+	if k.EventRecordQPS != nil {
+		c.EventQPS = float32(*k.EventRecordQPS)
+		if *k.EventRecordQPS == 0 { // the kubelet's spelling of no limit
+			c.EventQPS = -1
+		}
+	}
+	return cluster.Connect(c)
+}
+
+// health answers /healthz for an agent without a cluster.
+func (o *options) health(agent *node.Agent, beside func(func(context.Context) error)) error {
+	if o.healthz == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", o.healthz)
+	if err != nil {
+		return fmt.Errorf("serving /healthz (set --healthz-address to another one, or to '' for the socket only): %w", err)
+	}
+	beside(func(ctx context.Context) error { return status.Serve(ctx, listener, status.Handler(agent, false)) })
+	return nil
+}
+
+// member starts what makes the agent a node of a cluster.
+func (o *options) member(_ context.Context, agent *node.Agent, connection *cluster.Connection, beside func(func(context.Context) error)) error {
+	api, err := server.New(server.Options{
+		Config: o.kubelet, NodeName: o.NodeName, NodeIPs: agent.Addresses(), CertDir: o.certDir, Pods: agent, Runtime: agent.Runtime().Runtime,
+		Reviews: server.APIServer{Authentication: connection.Client.AuthenticationV1(), Authorization: connection.Client.AuthorizationV1()},
+		Log:     o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	beside(api.Run)
+	return nil
+}

@@ -44,7 +44,9 @@ type Config struct {
 	Cgroups        Cgroups // nil: the runtime's own
 	// Pressure, if not nil, says why the node can't take a pod now, for want of memory, disk or processes; "": it can.
 	Pressure func(pod *corev1.Pod) string
-	Log      *slog.Logger
+	// Changed, if not nil, is called when the node's object has changed, and when the runtime answers (again). It must return soon.
+	Changed func()
+	Log     *slog.Logger
 }
 
 // Agent runs the pods of a folder, and those that an API server has bound to its node.
@@ -147,7 +149,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		content: make(chan []string), ended: make(chan string),
 	}
 	beside.Go(func() { a.follow(ctx, c) })
-	beside.Go(func() { a.cluster.Follow(ctx, listener(ctx, c)) })
+	beside.Go(func() { a.cluster.Follow(ctx, a.listener(ctx, c)) })
 	if a.config.Folder != "" {
 		watcher := folder.Watcher{Path: a.config.Folder, MaxSize: manifest.MaxSize, Relist: relist, Log: a.log}
 		beside.Go(func() { watcher.Run(ctx, func(s folder.Snapshot) { send(ctx, c.folder, s) }) })
@@ -190,11 +192,17 @@ func send[T any](ctx context.Context, to chan<- T, what T) {
 }
 
 // listener hands on what the API server has.
-func listener(ctx context.Context, c changes) Listener {
+func (a *Agent) listener(ctx context.Context, c changes) Listener {
 	return Listener{
 		Pods:    func(pods []*corev1.Pod) { send(ctx, c.bound, pods) },
 		Objects: func(uids []string) { send(ctx, c.content, uids) },
-		Node:    func(*corev1.Node) {},
+		Node:    func(*corev1.Node) { a.somethingChanged() },
+	}
+}
+
+func (a *Agent) somethingChanged() {
+	if a.config.Changed != nil {
+		a.config.Changed()
 	}
 }
 

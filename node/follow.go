@@ -38,6 +38,7 @@ func (a *Agent) follow(ctx context.Context, c changes) {
 		a.behind.Name, a.behind.Version, a.behind.Error = version.RuntimeName, version.RuntimeVersion, ""
 		a.mu.Unlock()
 		a.log.Info("connected to the container runtime", "name", version.RuntimeName, "version", version.RuntimeVersion)
+		a.somethingChanged()
 		a.listen(ctx, c)
 		if ctx.Err() == nil {
 			sleep(ctx, 100*time.Millisecond)
@@ -137,7 +138,11 @@ func (a *Agent) disconnected(err error) {
 	if a.behind.Error == "" || a.behind.Error == notAsked {
 		a.log.Error("the container runtime does not answer; pods are left as they are until it does", "endpoint", a.config.Endpoint, "error", text)
 	}
+	lost := a.behind.Error == ""
 	a.behind.Error = text
+	if lost {
+		a.somethingChanged()
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

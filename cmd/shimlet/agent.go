@@ -11,22 +11,29 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 
 	"github.com/shimd/shimd/node"
-	"github.com/shimd/shimd/node/cluster"
-	"github.com/shimd/shimd/node/server"
 	"github.com/shimd/shimd/node/status"
 )
 
 // agent runs until the context ends, or one of the rooms fails. Pods run on.
 func (o *options) agent(ctx context.Context) error {
-	var connection *cluster.Connection
+	ctx, cancel := context.WithCancelCause(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel(nil)
+	beside := func(run func(context.Context) error) {
+		group.Go(func() {
+			if err := run(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	var m *member
 	if o.kubeconfig != "" {
 		var err error
-		if connection, err = o.connect(); err != nil {
+		if m, err = o.join(ctx); err != nil {
 			return err
 		}
-		door := cluster.New(connection, o.NodeName, o.Log)
-		defer door.Close()
-		o.Cluster = door
+		defer m.close()
 	}
 	if o.LogLinks != "" {
 		if err := os.MkdirAll(o.LogLinks, 0o755); err != nil {
@@ -42,20 +49,9 @@ func (o *options) agent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	var group sync.WaitGroup
-	defer group.Wait()
-	defer cancel(nil)
-	beside := func(run func(context.Context) error) {
-		group.Go(func() {
-			if err := run(ctx); err != nil {
-				cancel(err)
-			}
-		})
-	}
 	beside(func(ctx context.Context) error { return status.Serve(ctx, socket, status.Handler(agent, true)) })
-	if connection != nil {
-		err = o.member(ctx, agent, connection, beside)
+	if m != nil {
+		err = m.start(agent, beside)
 	} else {
 		err = o.health(agent, beside)
 	}
@@ -72,21 +68,6 @@ func (o *options) agent(ctx context.Context) error {
 	return err
 }
 
-func (o *options) connect() (*cluster.Connection, error) {
-	k := o.kubelet
-	c := cluster.Options{Kubeconfig: o.kubeconfig, UserAgent: "shimlet/" + version, Burst: int(k.KubeAPIBurst), EventBurst: int(k.EventBurst)}
-	if k.KubeAPIQPS != nil {
-		c.QPS = float32(*k.KubeAPIQPS)
-	}
-	if k.EventRecordQPS != nil {
-		c.EventQPS = float32(*k.EventRecordQPS)
-		if *k.EventRecordQPS == 0 { // the kubelet's spelling of no limit
-			c.EventQPS = -1
-		}
-	}
-	return cluster.Connect(c)
-}
-
 // health answers /healthz for an agent without a cluster.
 func (o *options) health(agent *node.Agent, beside func(func(context.Context) error)) error {
 	if o.healthz == "" {
@@ -97,19 +78,5 @@ func (o *options) health(agent *node.Agent, beside func(func(context.Context) er
 		return fmt.Errorf("serving /healthz (set --healthz-address to another one, or to '' for the socket only): %w", err)
 	}
 	beside(func(ctx context.Context) error { return status.Serve(ctx, listener, status.Handler(agent, false)) })
-	return nil
-}
-
-// member starts what makes the agent a node of a cluster.
-func (o *options) member(_ context.Context, agent *node.Agent, connection *cluster.Connection, beside func(func(context.Context) error)) error {
-	api, err := server.New(server.Options{
-		Config: o.kubelet, NodeName: o.NodeName, NodeIPs: agent.Addresses(), CertDir: o.certDir, Pods: agent, Runtime: agent.Runtime().Runtime,
-		Reviews: server.APIServer{Authentication: connection.Client.AuthenticationV1(), Authorization: connection.Client.AuthorizationV1()},
-		Log:     o.Log,
-	})
-	if err != nil {
-		return err
-	}
-	beside(api.Run)
 	return nil
 }

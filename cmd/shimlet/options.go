@@ -30,7 +30,7 @@ type options struct {
 	node.Config
 	kubeconfig, config, configDir, certDir string
 	socket, healthz, logLevel, nodeIPs     string
-	nodeLabels, taints                     string
+	nodeLabels                             string
 	cgroupRoot                             string
 	registerNode                           bool
 	verbosity                              int
@@ -54,7 +54,6 @@ func (o *options) flags() *flag.FlagSet {
 	flags.StringVar(&o.NodeName, "node-name", "", "the same as --hostname-override")
 	flags.StringVar(&o.nodeIPs, "node-ip", "", "`addresses` of the node, separated by commas (default: where the default route leaves from)")
 	flags.StringVar(&o.nodeLabels, "node-labels", "", "`labels` that the node gets when it is registered: KEY=VALUE,...")
-	flags.StringVar(&o.taints, "register-with-taints", "", "`taints` that the node gets when it is registered: KEY=VALUE:EFFECT,...")
 	flags.BoolVar(&o.registerNode, "register-node", true, "make the node's object if the API server has none")
 	flags.StringVar(&o.cgroupRoot, "cgroup-root", "", "`cgroup` that pods are below (default: the configuration's)")
 	flags.StringVar(&o.Folder, "pod-manifest-path", "", "`folder` of pod files (default: staticPodPath of the configuration)")

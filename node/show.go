@@ -38,6 +38,17 @@ func (a *Agent) Pod(namespace, name string) (*corev1.Pod, bool) {
 	return found, found != nil
 }
 
+// PodOf is the one of a UID.
+func (a *Agent) PodOf(uid string) (*corev1.Pod, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.pods[uid]
+	if e == nil {
+		return nil, false
+	}
+	return e.shown(), true
+}
+
 func (e *entry) shown() *corev1.Pod {
 	if e.worker == nil {
 		return e.Pod

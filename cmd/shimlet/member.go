@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -12,6 +13,7 @@ import (
 	"github.com/shimd/shimd/node"
 	"github.com/shimd/shimd/node/cluster"
 	"github.com/shimd/shimd/node/criclient"
+	"github.com/shimd/shimd/node/eviction"
 	"github.com/shimd/shimd/node/qos"
 	"github.com/shimd/shimd/node/register"
 	"github.com/shimd/shimd/node/server"
@@ -25,6 +27,7 @@ type member struct {
 	machine    register.Machine
 	runtime    *criclient.Client
 	tree       *qos.Tree
+	evictions  atomic.Pointer[eviction.Manager]
 	changed    chan struct{} // of one place
 }
 
@@ -57,6 +60,7 @@ func (m *member) prepare(ctx context.Context) error {
 		default:
 		}
 	}
+	m.Config.Pressure = m.underPressure
 	return m.groups(ctx)
 }
 
@@ -107,7 +111,7 @@ func (m *member) groups(ctx context.Context) error {
 		limits.Pids = *k.PodPidsLimit
 	}
 	tree, err := qos.Open(ctx, qos.Config{
-		Driver: m.driver(ctx), Root: m.cgroupRoot, Allocatable: register.Allocatable(register.Capacity(m.machine, k), k), Limits: limits, Log: m.Log,
+		Driver: m.driver(ctx), Root: m.cgroupRoot, Allocatable: m.forPods(), Limits: limits, Log: m.Log,
 	})
 	if err != nil {
 		return err
@@ -157,9 +161,17 @@ func (m *member) start(agent *node.Agent, beside func(func(context.Context) erro
 	cri := register.CRI{Runtime: m.runtime.Runtime, Images: m.runtime.Images}
 	registration := register.New(register.Options{
 		Identity: register.Identity{Name: m.NodeName, Addresses: addresses, Labels: labels}, Config: m.kubelet, Machine: m.machine, Runtime: cri,
-		Problem: agent.Healthy, Client: m.connection.Heartbeat, Node: m.door.Node, Event: m.door.NodeEvent, Log: m.Log,
+		Pressure: m.pressure, Problem: agent.Healthy, Client: m.connection.Heartbeat, Node: m.door.Node, Event: m.door.NodeEvent, Log: m.Log,
 	})
+	manager, err := m.watchPressure(agent)
+	if err != nil {
+		return err
+	}
 	beside(api.Run)
+	beside(func(ctx context.Context) error {
+		manager.Run(ctx)
+		return nil
+	})
 	beside(func(ctx context.Context) error {
 		registration.Run(ctx)
 		return nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -47,9 +48,10 @@ type Options struct {
 	Log     *slog.Logger
 }
 
-// Collector removes images. Run, Collect and RemoveUnused are not called at the same time.
+// Collector removes images. Its methods may be called at the same time: one waits for the other.
 type Collector struct {
 	Options
+	mu    sync.Mutex
 	since time.Time
 	seen  map[string]Image
 	now   func() time.Time
@@ -93,6 +95,8 @@ func (c *Collector) warn(reason, message string) {
 
 // Collect is one round. Its errors are worded as the kubelet's, which become events.
 func (c *Collector) Collect(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	images, err := c.look(ctx)
 	if err != nil {
 		return err
@@ -142,6 +146,8 @@ func (c *Collector) Collect(ctx context.Context) error {
 
 // RemoveUnused removes all images that may be removed, and answers how many bytes they were: before pods are evicted for want of disk space.
 func (c *Collector) RemoveUnused(ctx context.Context) (int64, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	images, err := c.look(ctx)
 	if err != nil {
 		return 0, err

@@ -121,6 +121,9 @@ func classNames(class corev1.PodQOSClass) []string {
 	return nil
 }
 
+// Top is the path of the group above all pods.
+func (t *Tree) Top() string { return string(t.path()) }
+
 // Parent is the cgroup parent that a pod's sandbox is given by CRI: a path, or with the systemd driver a slice's name.
 func (t *Tree) Parent(pod *corev1.Pod) string {
 	if t.cgroups.Driver() == cgroups.Systemd {

@@ -232,7 +232,7 @@ func clusterImages() []named {
 	return []named{
 		{pause(), []string{Pause, kubernetes + "pause:3.10.1", kubernetes + "pause:3.10", kubernetes + "pause:3.9"}},
 		{coredns(), []string{CoreDNS}},
-		{shell(), []string{E2EBusybox, Busybox, "docker.io/library/busybox:1.37"}},
+		{shell(), []string{E2EBusybox, e2e + "busybox:1.36.1-1", Busybox, "docker.io/library/busybox:1.37"}},
 	}
 }
 
@@ -263,7 +263,6 @@ func nodeConformanceImages() []named {
 		{animal("kitten"), []string{e2e + "kitten:1.8"}},
 		{nonroot(), []string{e2e + "nonroot:1.5"}},
 		{nonewprivs(), []string{e2e + "nonewprivs:1.4"}},
-		{shell(), []string{e2e + "busybox:1.36.1-1"}},
 		{perl(), []string{e2e + "perl:5.26"}},
 		{withPackages([]string{"util-linux"}), []string{e2e + "ipc-utils:1.4"}},
 		{withPackages([]string{"bind9-dnsutils", "libc-bin"}), []string{e2e + "glibc-dns-testing:2.0.0"}},

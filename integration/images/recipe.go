@@ -109,8 +109,8 @@ func (b *builder) makeLocked(r recipe) (v1.Image, error) {
 		return image, err
 	}
 	base := v1.Image(empty.Image)
-	if r.from != nil {
-		if base, err = b.makeLocked(*r.from); err != nil {
+	if below := r.below(); below != nil {
+		if base, err = b.makeLocked(*below); err != nil {
 			return nil, err
 		}
 	}
@@ -120,9 +120,22 @@ func (b *builder) makeLocked(r recipe) (v1.Image, error) {
 	return b.store.put(key, image)
 }
 
-// cook builds the layers of a recipe on its base: one of Debian's packages, which changes seldom, and one of everything else.
+// below is the recipe of the layers under the last one; nil when that is all. The packages of a recipe with more in it are an image of their own: they
+// change seldom, and are kept when a program changes.
+func (r recipe) below() *recipe {
+	if len(r.packages) == 0 || r.onlyPackages() {
+		return r.from
+	}
+	return &recipe{from: r.from, packages: r.packages, without: r.without, database: r.database, applets: r.applets, pool: r.pool}
+}
+
+func (r recipe) onlyPackages() bool {
+	return len(r.packages) > 0 && len(r.programs)+len(r.sources)+len(r.files)+len(r.served) == 0
+}
+
+// cook builds the last layer of a recipe on what is below.
 func (b *builder) cook(base v1.Image, r recipe) (v1.Image, error) {
-	if len(r.packages) > 0 {
+	if r.onlyPackages() {
 		files, err := b.debianLayer(r)
 		if err != nil {
 			return nil, err
@@ -134,6 +147,7 @@ func (b *builder) cook(base v1.Image, r recipe) (v1.Image, error) {
 		if base, err = mutate.AppendLayers(base, layer); err != nil {
 			return nil, fmt.Errorf("adding a layer of Debian's packages: %w", err)
 		}
+		return b.image(base, r.config)
 	}
 	files := slices.Clone(r.files)
 	for _, p := range r.programs {

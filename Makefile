@@ -96,6 +96,22 @@ kubernetes: ## build the programs of a Kubernetes cluster, once, in a quarter of
 images: ## build every image of Kubernetes' suites and of the examples into the cache, once; SET=conformance for some
 	nice -n 10 $(GO) run ./integration/cmd/images $(or $(SET),everything)
 
+# What the three suites take. The first run builds Kubernetes and its suites: half an hour of two cores.
+CONFORMANCE := $(GO) run ./integration/cmd/conformance -agent $(or $(AGENT),kubelet) -nodes $(or $(NODES),3) -parallel $(or $(PARALLEL),4) \
+	$(if $(FOCUS),-focus '$(FOCUS)') $(if $(SKIP),-skip '$(SKIP)') $(if $(CHAOS),-chaos 3s)
+
+.PHONY: conformance
+conformance: ## all of Kubernetes' [Conformance] specs on NODES=3 of AGENT=kubelet or shimlet, in an hour; FOCUS=regexp SKIP=regexp, CHAOS=1 kills shimd meanwhile
+	$(CONFORMANCE) -suite conformance
+
+.PHONY: conformance-fast
+conformance-fast: ## those of storage and nodes that do not wait, in ten minutes; the same variables
+	$(CONFORMANCE) -suite conformance-fast
+
+.PHONY: node-conformance
+node-conformance: ## Kubernetes' [NodeConformance] specs on one node, in 50 minutes; FOCUS=regexp SKIP=regexp
+	$(CONFORMANCE) -suite node-conformance
+
 .PHONY: critest-vm
 critest-vm: ## the same in a virtual machine on cgroup v2, systemd driver; SYSTEMD= for cgroupfs, KERNEL=6.1 for an older one
 	$(GO) run ./integration/cmd/critest -bundle-to $(CURDIR)/$(BIN)/bundle

@@ -36,7 +36,7 @@ func (c ClusterRun) Do(ctx context.Context) (Results, error) {
 	}
 	run := Run{
 		Name: c.Suite.Name, Ginkgo: c.Ginkgo, Suite: c.Program, Dir: reports, WorkDir: work,
-		Focus: c.Suite.Focus, Skip: c.Suite.Skip, Parallel: c.Parallel, Progress: c.Progress,
+		Labels: c.Suite.Labels, Focus: c.Suite.Focus, Skip: c.Suite.Skip, Parallel: c.Parallel, Progress: c.Progress,
 	}
 	return runAgain(ctx, run, c.Again, func(name string) []string { return c.arguments(filepath.Join(reports, name)) })
 }

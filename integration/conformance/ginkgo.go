@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -23,6 +24,7 @@ type Run struct {
 	Suite    string // program: a compiled suite
 	Dir      string // for reports; made when missing
 	WorkDir  string // where the suite runs; it writes files there
+	Labels   string // ginkgo's label filter
 	Focus    []string
 	Skip     []string
 	Parallel int      // processes; up to 1 runs one spec after the other
@@ -56,7 +58,7 @@ func (r Run) Do(ctx context.Context) (Results, error) {
 	cmd.Stdout = io.MultiWriter(log, progress)
 	cmd.Stderr = cmd.Stdout
 	// It cleans up after the specs under way, and reports.
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 5 * time.Minute
 	runErr := cmd.Run()
 	progress.end()
@@ -82,6 +84,9 @@ func (r Run) arguments(report string) []string {
 	}
 	if r.Parallel > 1 {
 		args = append(args, "--procs="+strconv.Itoa(r.Parallel))
+	}
+	if r.Labels != "" {
+		args = append(args, "--label-filter="+r.Labels)
 	}
 	for _, expression := range r.Focus {
 		args = append(args, "--focus="+expression)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -32,29 +33,51 @@ type NodeRun struct {
 	Progress io.Writer
 }
 
-// PrepareNode changes the enclosure into the node: an address, the agent's fixed directories in Work, and nothing of the machine's that it would write to
-// or talk to. All of it is gone with the enclosure, but for directories that had to be made to be mounted on: made are those.
-func PrepareNode(work string) (made []string, err error) {
-	if err := addAddress("node0", NodeAddress+"/24"); err != nil {
-		return nil, err
-	}
-	for _, dir := range []string{"/var/lib/kubelet", "/var/log", "/run"} {
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-			made = append(made, dir)
+// fixed are directories that the agent and the suite write to at places of their own choice.
+func fixed() []string { return []string{"/var/lib/kubelet", "/var/log", "/run"} }
+
+// MakeMountPoints makes those of the agent's fixed directories that the machine does not have, so that PrepareNode can mount there. It is called outside
+// of the enclosure; so is remove, when that is gone.
+func MakeMountPoints() (remove func() error, err error) {
+	var made []string
+	remove = func() error {
+		var err error
+		for _, dir := range made {
+			err = errors.Join(err, os.Remove(dir))
 		}
-		if err := errors.Join(os.MkdirAll(dir, 0o755), bind(filepath.Join(work, "machine", dir), dir)); err != nil {
-			return made, fmt.Errorf("giving the node its own %s: %w", dir, err)
+		return err
+	}
+	for _, dir := range fixed() {
+		if err := os.Mkdir(dir, 0o755); errors.Is(err, os.ErrExist) {
+			continue
+		} else if err != nil {
+			return nil, errors.Join(fmt.Errorf("making %s to mount on: %w", dir, err), remove())
+		}
+		made = append(made, dir)
+	}
+	return remove, nil
+}
+
+// PrepareNode changes the enclosure into the node: an address, the agent's fixed directories in work, and nothing of the machine's that it would write to
+// or talk to. All of it is gone with the enclosure.
+func PrepareNode(work string) error {
+	if err := addAddress("node0", NodeAddress+"/24"); err != nil {
+		return err
+	}
+	for _, dir := range fixed() {
+		if err := bind(filepath.Join(work, "machine", dir), dir); err != nil {
+			return fmt.Errorf("giving the node its own %s: %w", dir, err)
 		}
 	}
 	// The suite starts the agent by systemd where it finds these, and reads its log there. The systemd of this machine knows nothing of the enclosure.
 	for _, name := range []string{"systemd-run", "journalctl", "systemctl"} {
 		if path, err := exec.LookPath(name); err == nil {
 			if err := unix.Mount("/dev/null", path, "", unix.MS_BIND, ""); err != nil {
-				return made, fmt.Errorf("hiding %s: %w", path, err)
+				return fmt.Errorf("hiding %s: %w", path, err)
 			}
 		}
 	}
-	return made, hideTunables(filepath.Join(work, "tunables"))
+	return hideTunables(filepath.Join(work, "tunables"))
 }
 
 // tunables are what the kubelet wants of the kernel. They are the machine's in every namespace, so it gets files to look at instead.
@@ -99,6 +122,12 @@ func addAddress(name, address string) error {
 	if err := errors.Join(netlink.AddrAdd(link, parsed), netlink.LinkSetUp(link)); err != nil {
 		return fmt.Errorf("giving the node its address: %w", err)
 	}
+	// It leads nowhere, but the suite's API server takes the address of the interface that a default route names.
+	gateway := slices.Clone(parsed.IP.To4())
+	gateway[3] = 254
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: link.Index, Gw: gateway}); err != nil {
+		return fmt.Errorf("giving the node a default route: %w", err)
+	}
 	return nil
 }
 
@@ -123,7 +152,7 @@ func (n NodeRun) Do(ctx context.Context) (Results, error) {
 	}
 	run := Run{
 		Name: n.Suite.Name, Ginkgo: n.Ginkgo, Suite: n.Program, Dir: reports, WorkDir: filepath.Join(n.Work, "run"),
-		Focus: n.Suite.Focus, Skip: n.Suite.Skip, Parallel: n.Parallel, Progress: n.Progress,
+		Labels: n.Suite.Labels, Focus: n.Suite.Focus, Skip: n.Suite.Skip, Parallel: n.Parallel, Progress: n.Progress,
 		Env: []string{"TMPDIR=" + filepath.Join(n.Work, "tmp")},
 	}
 	return runAgain(ctx, run, n.Again, func(name string) []string { return n.arguments(config, filepath.Join(reports, name)) })
@@ -171,7 +200,7 @@ func runAgain(ctx context.Context, run Run, times int, arguments func(name strin
 	run.Args = arguments(run.Name)
 	results, err := run.Do(ctx)
 	for n := 2; err == nil && n < times+2 && len(results.Of(Failed)) > 0; n++ {
-		run.Name, run.Focus, run.Skip, run.Parallel = fmt.Sprintf("%s-%d", first, n), exactly(results.Of(Failed)), nil, 1
+		run.Name, run.Labels, run.Focus, run.Skip, run.Parallel = fmt.Sprintf("%s-%d", first, n), "", exactly(results.Of(Failed)), nil, 1
 		run.Args = arguments(run.Name)
 		var later Results
 		if later, err = run.Do(ctx); err == nil {

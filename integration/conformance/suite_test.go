@@ -6,40 +6,19 @@ import (
 	"testing"
 )
 
-// chosen is what ginkgo does with focus and skip.
-func chosen(s Suite, name string) bool {
-	matches := func(expression string) bool { return regexp.MustCompile(expression).MatchString(name) }
-	return slices.ContainsFunc(s.Focus, matches) && !slices.ContainsFunc(s.Skip, matches)
-}
-
-func TestSuitesChoose(t *testing.T) {
+func TestNarrow(t *testing.T) {
 	narrowed, err := Conformance().Narrow("ConfigMap", "volume")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct {
-		suite Suite
-		name  string
-		want  bool
-	}{
-		{Conformance(), "[sig-apps] Daemon set [Serial] should run and stop simple daemon [Conformance]", true},
-		{Conformance(), "[sig-node] Pods should cap back-off [Slow]", false},
-		{Fast(), "[sig-node] Pods should be updated [NodeConformance] [Conformance]", true},
-		{Fast(), "[sig-network] DNS should provide DNS for services [Conformance]", false},
-		{Fast(), "[sig-node] Probing container should *not* be restarted with a exec probe [NodeConformance] [Conformance]", false},
-		{Fast(), "[sig-node] NoExecuteTaintManager [Serial] evicts pods [Disruptive] [Conformance]", false},
-		{NodeConformance(), "[sig-node] MirrorPod when create a mirror pod should be updated [NodeConformance]", true},
-		{NodeConformance(), "[sig-node] Pods should be updated [NodeConformance] [Conformance]", false},
-		{NodeConformance(), "[sig-node] DRA [Feature:DynamicResourceAllocation] works [NodeConformance]", false},
-		{narrowed, "[sig-node] ConfigMap should be consumable [Conformance]", true},
-		{narrowed, "[sig-node] [Conformance] of a ConfigMap", true},
-		{narrowed, "[sig-node] ConfigMap should be consumable", false},
-		{narrowed, "[sig-storage] ConfigMap should be a volume [Conformance]", false},
-		{narrowed, "[sig-node] Secrets should be consumable [Conformance]", false},
-	} {
-		if got := chosen(c.suite, c.name); got != c.want {
-			t.Errorf("%s: chosen is %v of %q", c.suite.Name, got, c.name)
-		}
+	if narrowed.Labels != "Conformance" || !slices.Equal(narrowed.Focus, []string{"ConfigMap"}) || !slices.Equal(narrowed.Skip, []string{"volume"}) {
+		t.Errorf("%+v", narrowed)
+	}
+	if narrowed.Specs != 0 || narrowed.Minimum != 0 {
+		t.Errorf("a part of a suite has the numbers of all of it: %+v", narrowed)
+	}
+	if whole, err := Conformance().Narrow("", ""); err != nil || whole.Specs != Conformance().Specs {
+		t.Errorf("%+v, %v", whole, err)
 	}
 	if _, err := Conformance().Narrow("(", ""); err == nil {
 		t.Error("a focus that is no regular expression was taken")

@@ -160,6 +160,10 @@ cluster-status: ## nodes, pods, programs and logs of that cluster
 cluster-down: ## end that cluster and remove all of it
 	$(GO) run ./integration/cmd/cluster down -dir $(CLUSTER_DIR)
 
+.PHONY: examples
+examples: ## every folder of examples/ on three nodes; AGENT=kubelet|shimlet, RUN=regexp
+	SHIMD_TEST_AGENT=$(or $(AGENT),kubelet) $(GO) test -count=1 -timeout 90m -parallel 4 -v ./integration/examples/ $(if $(RUN),-run '$(RUN)')
+
 .PHONY: clean
 clean: ## remove bin/
 	rm -rf $(BIN)

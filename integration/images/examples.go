@@ -1,5 +1,7 @@
 package images
 
+import "slices"
+
 // Images of the examples. Those of their own programs are made by FromProgram's recipe.
 const (
 	Nginx  = "docker.io/library/nginx:latest"
@@ -8,7 +10,7 @@ const (
 
 // exampleImages are a cluster's, and what the manifests in examples/ name.
 func exampleImages() []named {
-	return append(clusterImages(), []named{
+	return slices.Concat(clusterImages(), examplePrograms(), []named{
 		{agnhost(), []string{Agnhost}},
 		{nginx("latest"), []string{Nginx}},
 		{nginx("1.28"), []string{"docker.io/library/nginx:1.28"}},
@@ -17,5 +19,5 @@ func exampleImages() []named {
 		{perl(), []string{"docker.io/library/perl:latest", "docker.io/library/perl:5.34.0"}},
 		{resourceConsumer(), []string{e2e + "resource-consumer:1.14"}},
 		{etcd(), []string{Etcd}},
-	}...)
+	})
 }

@@ -44,28 +44,32 @@ func Sets() map[string]func(context.Context, Options) (Set, error) {
 	}
 }
 
-// Missing says which images of Everything are not on the disk yet, for who can't wait until they are built.
-func Missing(ctx context.Context, opts Options) ([]string, error) {
+// Kept answers what there is on the disk of Everything, and the first names of the images that would have to be built: for who can't wait for that.
+func Kept(ctx context.Context, opts Options) (set Set, missing []string, err error) {
 	b, err := newBuilder(ctx, opts)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer b.close()
-	var missing []string
+	set = Set{}
 	for _, n := range everything() {
 		key, err := b.key(n.recipe)
 		if err != nil {
-			return nil, fmt.Errorf("looking for the image %s: %w", n.names[0], err)
+			return nil, nil, fmt.Errorf("looking for the image %s: %w", n.names[0], err)
 		}
-		_, found, err := b.store.get(key)
-		if err != nil {
-			return nil, err
-		}
-		if !found {
+		image, found, err := b.store.get(key)
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case !found:
 			missing = append(missing, n.names[0])
+			continue
+		}
+		for _, name := range n.names {
+			set[name] = image
 		}
 	}
-	return missing, nil
+	return set, missing, nil
 }
 
 // FromProgram builds the image of one Go main package: its static binary, as the entrypoint, and nothing else but /etc/passwd and /tmp. It is how a

@@ -96,6 +96,8 @@ func TestForbiddenImports(t *testing.T) {
 		{from: []string{""}, except: []string{"cri", "node", "integration"}, forbid: []string{"k8s.io/cri-api", "k8s.io/cri-streaming", "k8s.io/cri-client"},
 			reason: "CRI's types stay at the door"},
 		{from: []string{""}, except: []string{"node"}, forbid: []string{"k8s.io/client-go"}, reason: "only the node agent knows of a cluster"},
+		{from: []string{""}, except: []string{"node/api/apitest"}, forbid: []string{"k8s.io/client-go/kubernetes", "k8s.io/client-go/util/certificate", "k8s.io/component-helpers/apimachinery",
+			"k8s.io/component-helpers/node", "./node/api/apitest"}, reason: "client-go's clientset links every group of the API: 10 MB that every node's agent keeps in memory; use package node/api"},
 		{from: []string{""}, except: []string{"integration"}, forbid: []string{"./integration"}, reason: "tests' tools are not part of the programs"},
 		{from: []string{""}, except: []string{"cmd"}, forbid: []string{"./cmd"}, reason: "wiring is at the top"},
 		{from: []string{"integration"}, forbid: []string{"./runtime", "./image", "./network", "./cgroups", "./cri", "./keeper", "./launch", "./node", "./config"},

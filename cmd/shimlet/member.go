@@ -145,7 +145,7 @@ func (m *member) start(agent *node.Agent, beside func(func(context.Context) erro
 	addresses := agent.Addresses()
 	api, err := server.New(server.Options{
 		Config: m.kubelet, NodeName: m.NodeName, NodeIPs: addresses, CertDir: m.certDir, Pods: agent, Runtime: agent.Runtime().Runtime,
-		Reviews: server.APIServer{Authentication: m.connection.Client.AuthenticationV1(), Authorization: m.connection.Client.AuthorizationV1()},
+		Reviews: server.APIServer{Server: m.connection.Client},
 		Log:     m.Log,
 	})
 	if err != nil {

@@ -46,6 +46,7 @@ type Build struct {
 	Test    bool   // go test -c instead of go build
 	Arch    string // GOARCH; "" for this machine's
 	LDFlags string
+	Tags    string
 	ModFile string // go.mod to use instead of the module's own; "" for that
 }
 
@@ -56,6 +57,9 @@ func (b Build) Run(ctx context.Context) error {
 		args = []string{"test", "-c"}
 	}
 	args = append(args, "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", strings.TrimSpace("-s -w "+b.LDFlags), "-o", b.Out)
+	if b.Tags != "" {
+		args = append(args, "-tags", b.Tags)
+	}
 	if b.ModFile != "" {
 		args = append(args, "-modfile", b.ModFile)
 	}
@@ -75,10 +79,10 @@ func (b Build) Run(ctx context.Context) error {
 // Programs are shimd's own.
 func Programs() []string { return []string{"shimd", "shimd-keeper", "shimlet"} }
 
-// BuildShimd builds shimd's own programs into dir.
+// BuildShimd builds shimd's own programs into dir, with the Makefile's tags.
 func BuildShimd(ctx context.Context, root, dir string) error {
 	for _, name := range Programs() {
-		if err := (Build{Dir: root, Package: "./cmd/" + name, Out: filepath.Join(dir, name)}).Run(ctx); err != nil {
+		if err := (Build{Dir: root, Package: "./cmd/" + name, Out: filepath.Join(dir, name), Tags: "grpcnotrace"}).Run(ctx); err != nil {
 			return err
 		}
 	}

@@ -2,30 +2,24 @@ package cluster
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/go-logr/logr"
-	certificatesv1 "k8s.io/api/certificates/v1"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	certutil "k8s.io/client-go/util/cert"
-	"k8s.io/client-go/util/certificate"
-	"k8s.io/klog/v2"
+
+	"github.com/shimd/shimd/node/api"
 )
 
-// storeName begins the names of the files of the client certificate: kubelet-client-current.pem is the kubelet's name, and kubeadm's.
-const storeName = "kubelet-client"
+// currentName is the file of the client certificate and its key: the kubelet's name, and kubeadm's.
+const currentName = "kubelet-client-current.pem"
 
 // Credentials say how the node gets a client certificate of its own.
 type Credentials struct {
@@ -37,39 +31,45 @@ type Credentials struct {
 	Log        *slog.Logger
 }
 
+func (c Credentials) current() string { return filepath.Join(c.CertDir, currentName) }
+
 // Bootstrap makes sure that there is a kubeconfig with a certificate that holds: if not, one is asked for with the bootstrap kubeconfig, and Bootstrap
 // waits until it is approved and signed, or the context ends. The key never leaves CertDir.
 func Bootstrap(ctx context.Context, c Credentials) error {
 	if holds(c.Kubeconfig, time.Now()) {
 		return nil
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", c.Bootstrap)
-	if err != nil {
-		return fmt.Errorf("reading the bootstrap kubeconfig %s: %w: %w", c.Bootstrap, err, errdefs.ErrInvalidArgument)
-	}
-	config.UserAgent = c.UserAgent
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return fmt.Errorf("making a client of the bootstrap kubeconfig %s: %w", c.Bootstrap, err)
-	}
-	store, manager, err := c.manager(ctx, client)
+	connection, err := Connect(Options{Kubeconfig: c.Bootstrap, UserAgent: c.UserAgent})
 	if err != nil {
 		return err
 	}
-	c.Log.Info("asking for a client certificate", "node", c.NodeName, "server", config.Host)
-	manager.Start()
-	defer manager.Stop()
-	for manager.Current() == nil {
+	c.Log.Info("asking for a client certificate", "node", c.NodeName, "server", connection.Config.Host)
+	if err := c.persist(ctx, connection.Client); err != nil {
+		return err
+	}
+	if err := clientcmd.WriteToFile(kubeconfigFor(connection.Config, c.current()), c.Kubeconfig); err != nil {
+		return fmt.Errorf("writing the kubeconfig: %w", err)
+	}
+	return nil
+}
+
+// persist renews the certificate, again and again until that has worked or the context ends.
+func (c Credentials) persist(ctx context.Context, client api.Server) error {
+	const first, last = time.Second, time.Minute
+	for delay := first; ; delay = min(2*delay, last) {
+		err := c.renew(ctx, client)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
+			c.Log.Warn("no client certificate yet; it will be asked for again", "error", err)
+		}
 		select {
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(delay):
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for a client certificate (kubectl get csr shows the request): %w: %w", context.Cause(ctx), errdefs.ErrUnavailable)
 		}
 	}
-	if err := clientcmd.WriteToFile(kubeconfigFor(config, store.CurrentPath()), c.Kubeconfig); err != nil {
-		return fmt.Errorf("writing the kubeconfig: %w", err)
-	}
-	return nil
 }
 
 // holds says whether a kubeconfig can be used: it names a certificate that has not ended, or another way to say who one is.
@@ -112,52 +112,42 @@ func kubeconfigFor(config *rest.Config, pem string) clientcmdapi.Config {
 	}
 }
 
-// manager asks for certificates by client, as a node does.
-func (c Credentials) manager(ctx context.Context, client kubernetes.Interface) (certificate.FileStore, certificate.Manager, error) {
-	if err := os.MkdirAll(c.CertDir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("making the directory of certificates: %w", err)
-	}
-	store, err := certificate.NewFileStore(storeName, c.CertDir, c.CertDir, "", "")
-	if err != nil {
-		return nil, nil, fmt.Errorf("opening the directory of certificates %s: %w", c.CertDir, err)
-	}
-	ctx = klog.NewContext(ctx, logr.FromSlogHandler(c.Log.Handler()))
-	manager, err := certificate.NewManager(&certificate.Config{
-		ClientsetFn:      func(*tls.Certificate) (kubernetes.Interface, error) { return client, nil },
-		Template:         &x509.CertificateRequest{Subject: pkix.Name{CommonName: "system:node:" + c.NodeName, Organization: []string{"system:nodes"}}},
-		SignerName:       certificatesv1.KubeAPIServerClientKubeletSignerName,
-		GetUsages:        certificate.DefaultKubeletClientGetUsages,
-		CertificateStore: store,
-		Name:             storeName,
-		Ctx:              &ctx,
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("preparing to ask for certificates: %w", err)
-	}
-	return store, manager, nil
-}
-
 // Rotate renews the client certificate, when a good part of its life is over, until the context ends. It works where the kubeconfig names
 // kubelet-client-current.pem of CertDir, as Bootstrap and kubeadm write it: that file is replaced, and connections follow it (Connect). Any other
 // certificate is whoever's who made it: nothing is done.
 func Rotate(ctx context.Context, connection *Connection, c Credentials) error {
-	store, manager, err := c.manager(ctx, connection.Client)
-	if err != nil {
-		return err
-	}
-	used, err := os.Stat(connection.Config.CertFile)
-	if errors.Is(err, fs.ErrNotExist) || connection.Config.CertFile == "" {
-		used = nil
-	} else if err != nil {
-		return fmt.Errorf("looking at the client certificate: %w", err)
-	}
-	kept, err := os.Stat(store.CurrentPath())
-	if err != nil || used == nil || !os.SameFile(used, kept) {
-		c.Log.Info("the client certificate is not renewed by shimlet: the kubeconfig does not name the one that it keeps", "kept", store.CurrentPath())
+	used, usedErr := os.Stat(connection.Config.CertFile)
+	kept, keptErr := os.Stat(c.current())
+	if usedErr != nil || keptErr != nil || !os.SameFile(used, kept) {
+		c.Log.Info("the client certificate is not renewed by shimlet: the kubeconfig does not name the one that it keeps", "kept", c.current())
 		return nil
 	}
-	manager.Start()
-	defer manager.Stop()
-	<-ctx.Done()
-	return nil
+	for {
+		data, err := os.ReadFile(c.current())
+		if err != nil {
+			return fmt.Errorf("reading the client certificate: %w", err)
+		}
+		certificates, err := certutil.ParseCertsPEM(data)
+		if err != nil {
+			return fmt.Errorf("reading the client certificate %s: %w: %w", c.current(), err, errdefs.ErrInvalidArgument)
+		}
+		due := renewal(certificates[0].NotBefore, certificates[0].NotAfter)
+		c.Log.Debug("the client certificate will be renewed", "at", due, "ends", certificates[0].NotAfter)
+		timer := time.NewTimer(time.Until(due))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		}
+		if err := c.persist(ctx, connection.Client); err != nil {
+			return nil // the context ended; else it goes on until it has worked
+		}
+		c.Log.Info("the client certificate was renewed")
+	}
+}
+
+// renewal is when a certificate is renewed: after 70 to 90 % of its life, as the kubelet does, so that the nodes don't all come at once.
+func renewal(begin, end time.Time) time.Time {
+	return begin.Add(time.Duration(float64(end.Sub(begin)) * (0.7 + 0.2*rand.Float64())))
 }

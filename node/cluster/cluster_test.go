@@ -23,6 +23,8 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/shimd/shimd/node"
+	"github.com/shimd/shimd/node/api"
+	"github.com/shimd/shimd/node/api/apitest"
 )
 
 // told is what a listener was told.
@@ -77,7 +79,11 @@ func eventually(t *testing.T, what string, holds func() bool) {
 func start(t *testing.T, objects ...runtime.Object) (*fake.Clientset, *Cluster, *told) {
 	t.Helper()
 	client := fake.NewClientset(objects...)
-	c := New(&Connection{Client: client, Events: client.CoreV1()}, "me", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	scheme, err := api.Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := New(&Connection{Client: apitest.Server{Clientset: client}, Events: apitest.Server{Clientset: client}, scheme: scheme}, "me", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	listener := &told{}
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup

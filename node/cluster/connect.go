@@ -6,10 +6,10 @@ import (
 
 	"github.com/containerd/errdefs"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes"
-	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/shimd/shimd/node/api"
 )
 
 // Options say how to reach the API server. Zero rates mean the kubelet's defaults.
@@ -29,9 +29,10 @@ type Options struct {
 type Connection struct {
 	// Config is how the clients connect, JSON preferred, without limits: for clients of other groups.
 	Config    *rest.Config
-	Client    kubernetes.Interface
-	Events    typedcorev1.EventsGetter
-	Heartbeat kubernetes.Interface
+	Client    api.Server
+	Events    api.Server
+	Heartbeat api.Server
+	scheme    *runtime.Scheme
 }
 
 // Connect makes the clients; it sends nothing. A certificate and key that are files are read again for each connection, and looked at every few
@@ -54,21 +55,25 @@ func connect(config *rest.Config, o Options) (*Connection, error) {
 	if err != nil {
 		return nil, fmt.Errorf("preparing to connect to %s: %w: %w", config.Host, err, errdefs.ErrInvalidArgument)
 	}
-	c := &Connection{Config: plain}
+	scheme, err := api.Scheme()
+	if err != nil {
+		return nil, err
+	}
+	c := &Connection{Config: plain, scheme: scheme}
 	main := rest.CopyConfig(config)
 	main.QPS, main.Burst = or(o.QPS, 50), or(o.Burst, 100)
-	if c.Client, err = kubernetes.NewForConfigAndClient(main, transport); err != nil {
+	if c.Client, err = api.New(main, scheme, transport); err != nil {
 		return nil, fmt.Errorf("making a client of %s: %w", config.Host, err)
 	}
 	events := rest.CopyConfig(config)
 	events.QPS, events.Burst = or(o.EventQPS, 50), or(o.EventBurst, 100)
-	if c.Events, err = typedcorev1.NewForConfigAndClient(events, transport); err != nil {
+	if c.Events, err = api.New(events, scheme, transport); err != nil {
 		return nil, fmt.Errorf("making a client for events of %s: %w", config.Host, err)
 	}
 	config.Timeout = or(o.HeartbeatTimeout, 10*time.Second)
 	bounded := *transport
 	bounded.Timeout = config.Timeout
-	if c.Heartbeat, err = kubernetes.NewForConfigAndClient(config, &bounded); err != nil {
+	if c.Heartbeat, err = api.New(config, scheme, &bounded); err != nil {
 		return nil, fmt.Errorf("making a client for heartbeats of %s: %w", config.Host, err)
 	}
 	return c, nil

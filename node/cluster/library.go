@@ -20,15 +20,16 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
+
+	"github.com/shimd/shimd/node/api"
 )
 
 // library keeps the ConfigMaps and Secrets that pods of this node refer to. Each is followed by a list and a watch of its own, of this one name:
 // the API server's Node authorizer allows a node nothing else. The first list is asked for when a pod is seen that refers to the object, so
 // that the answer is mostly there when the pod's volumes are made.
 type library struct {
-	client  kubernetes.Interface
+	client  api.Server
 	log     *slog.Logger
 	changed func(pods []types.UID)
 
@@ -49,7 +50,7 @@ type book struct {
 	stop   context.CancelFunc
 }
 
-func newLibrary(client kubernetes.Interface, log *slog.Logger, changed func([]types.UID)) *library {
+func newLibrary(client api.Server, log *slog.Logger, changed func([]types.UID)) *library {
 	return &library{client: client, log: log, changed: changed, books: map[reference]*book{}, pods: map[types.UID]map[reference]struct{}{}}
 }
 
@@ -207,7 +208,7 @@ func (l *library) list(ctx context.Context, ref reference) (runtime.Object, stri
 	options := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, ref.name).String()}
 	none := kinded{apierrors.NewNotFound(schema.GroupResource{Resource: ref.kind()}, ref.name), errdefs.ErrNotFound}
 	if ref.secret {
-		list, err := l.client.CoreV1().Secrets(ref.namespace).List(ctx, options)
+		list, err := l.client.Secrets(ref.namespace).List(ctx, options)
 		if err != nil {
 			return nil, "", kind(err)
 		}
@@ -216,7 +217,7 @@ func (l *library) list(ctx context.Context, ref reference) (runtime.Object, stri
 		}
 		return slim(&list.Items[0]), list.ResourceVersion, nil
 	}
-	list, err := l.client.CoreV1().ConfigMaps(ref.namespace).List(ctx, options)
+	list, err := l.client.ConfigMaps(ref.namespace).List(ctx, options)
 	if err != nil {
 		return nil, "", kind(err)
 	}
@@ -235,9 +236,9 @@ func (l *library) watch(ctx context.Context, ref reference, b *book, at string, 
 	var w watch.Interface
 	var err error
 	if ref.secret {
-		w, err = l.client.CoreV1().Secrets(ref.namespace).Watch(ctx, options)
+		w, err = l.client.Secrets(ref.namespace).Watch(ctx, options)
 	} else {
-		w, err = l.client.CoreV1().ConfigMaps(ref.namespace).Watch(ctx, options)
+		w, err = l.client.ConfigMaps(ref.namespace).Watch(ctx, options)
 	}
 	if err != nil {
 		backoff.tries++

@@ -68,7 +68,7 @@ func (w *writer) reflectStatic(ctx context.Context, name types.NamespacedName) e
 		w.queue.AddAfter(task{mirror: name}, firstRetry)
 		return nil
 	}
-	made, err := w.client.CoreV1().Pods(name.Namespace).Create(ctx, mirrorOf(static, node), metav1.CreateOptions{})
+	made, err := w.client.Pods(name.Namespace).Create(ctx, mirrorOf(static, node), metav1.CreateOptions{})
 	switch {
 	case apierrors.IsAlreadyExists(err): // the watch will show it, or it is a pod of another node's: nothing to do about that
 		w.log.Debug("a pod of a static pod's name exists already", "pod", name)

@@ -11,9 +11,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/ptr"
+
+	"github.com/shimd/shimd/node/api"
 )
 
 const (
@@ -45,7 +46,7 @@ type letter struct {
 
 // writer brings words to the API server: the newest about each pod, several pods at a time.
 type writer struct {
-	client kubernetes.Interface
+	client api.Server
 	table  *table
 	node   func() (*corev1.Node, error)
 	log    *slog.Logger
@@ -56,7 +57,7 @@ type writer struct {
 	statics map[types.NamespacedName]*corev1.Pod // static pods that are to have mirrors
 }
 
-func newWriter(client kubernetes.Interface, table *table, node func() (*corev1.Node, error), log *slog.Logger) *writer {
+func newWriter(client api.Server, table *table, node func() (*corev1.Node, error), log *slog.Logger) *writer {
 	return &writer{
 		client: client, table: table, node: node, log: log,
 		queue: workqueue.NewTypedRateLimitingQueue(
@@ -237,7 +238,7 @@ func (w *writer) write(ctx context.Context, base *corev1.Pod, status *corev1.Pod
 	if err != nil || p == nil {
 		return base, err
 	}
-	after, err := w.client.CoreV1().Pods(base.Namespace).Patch(ctx, base.Name, types.StrategicMergePatchType, p, metav1.PatchOptions{}, "status")
+	after, err := w.client.Pods(base.Namespace).Patch(ctx, base.Name, types.StrategicMergePatchType, p, metav1.PatchOptions{}, "status")
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil, nil
@@ -260,7 +261,7 @@ func (w *writer) drop(ctx context.Context, uid types.UID, pod *corev1.Pod, err e
 	case !apierrors.IsConflict(err):
 		return err
 	}
-	found, getErr := w.client.CoreV1().Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+	found, getErr := w.client.Pods(pod.Namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(getErr) || getErr == nil && found.UID != uid {
 		w.forget(uid)
 		return nil
@@ -270,7 +271,7 @@ func (w *writer) drop(ctx context.Context, uid types.UID, pod *corev1.Pod, err e
 
 // remove deletes an object at once, if it is still this one.
 func (w *writer) remove(ctx context.Context, pod *corev1.Pod) error {
-	err := w.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
+	err := w.client.Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(pod.UID)),
 	})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {

@@ -8,19 +8,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/go-logr/logr"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/component-helpers/apimachinery/lease"
-	nodeutil "k8s.io/component-helpers/node/util"
-	"k8s.io/klog/v2"
 	kubeletv1beta1 "k8s.io/kubelet/config/v1beta1"
-	"k8s.io/utils/clock"
+
+	"github.com/shimd/shimd/node/api"
 )
 
 const (
@@ -48,7 +43,7 @@ type Options struct {
 	Pressure func() Pressure
 	Problem  func() error
 	// Client should have limits of its own: cluster.Connection's Heartbeat.
-	Client kubernetes.Interface
+	Client api.Server
 	// Node is the object as the watch shows it (cluster.Cluster.Node), so that it needn't be asked for.
 	Node func() (*corev1.Node, error)
 	// Event records an event about the node (cluster.Cluster.NodeEvent).
@@ -98,7 +93,7 @@ func (r *Registration) Run(ctx context.Context) {
 	if *r.o.Config.RegisterNode && !r.register(ctx) {
 		return
 	}
-	group.Go(func() { r.lease().Run(klog.NewContext(ctx, logr.FromSlogHandler(r.o.Log.Handler()))) })
+	group.Go(func() { r.beat(ctx) })
 	r.o.Event(corev1.EventTypeNormal, "Starting", "Starting kubelet.")
 	for {
 		if err := r.update(ctx); err != nil && ctx.Err() == nil {
@@ -160,7 +155,7 @@ func (r *Registration) tryRegister(ctx context.Context) error {
 	fresh := object(r.o.Identity, r.o.Config)
 	f := r.facts(ctx)
 	setStatus(fresh, f, time.Now())
-	nodes := r.o.Client.CoreV1().Nodes()
+	nodes := r.o.Client.Nodes()
 	made, err := nodes.Create(ctx, fresh, metav1.CreateOptions{})
 	if err == nil {
 		r.o.Log.Info("node registered", "node", made.Name)
@@ -177,7 +172,7 @@ func (r *Registration) tryRegister(ctx context.Context) error {
 	adopted := existing.DeepCopy()
 	if adopt(adopted, fresh) {
 		// The node may change its labels by way of the status, too; the kubelet does it so.
-		if existing, _, err = nodeutil.PatchNodeStatus(r.o.Client.CoreV1(), types.NodeName(fresh.Name), existing, adopted); err != nil {
+		if existing, err = r.write(ctx, existing, adopted); err != nil {
 			return fmt.Errorf("adopting node %s: %w", fresh.Name, err)
 		}
 	}
@@ -205,7 +200,7 @@ func (r *Registration) base(ctx context.Context) (*corev1.Node, error) {
 	case r.last != nil:
 		return r.last, nil
 	}
-	asked, err := r.o.Client.CoreV1().Nodes().Get(ctx, r.o.Identity.Name, metav1.GetOptions{})
+	asked, err := r.o.Client.Nodes().Get(ctx, r.o.Identity.Name, metav1.GetOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("asking for node %s: %w", r.o.Identity.Name, err)
 	}
@@ -231,7 +226,7 @@ func (r *Registration) update(ctx context.Context) error {
 		r.note(after, f)
 		return nil
 	}
-	patched, _, err := nodeutil.PatchNodeStatus(r.o.Client.CoreV1(), types.NodeName(before.Name), before, after)
+	patched, err := r.write(ctx, before, after)
 	if err != nil {
 		r.last = nil
 		return fmt.Errorf("writing the status: %w", err)
@@ -255,26 +250,11 @@ func (r *Registration) note(node *corev1.Node, f facts) {
 	r.ready = ready != nil && ready.Status == corev1.ConditionTrue && f.runtime.Problem == nil
 }
 
-// lease is the heartbeat: renewed at a quarter of its life, owned by the node so that it goes with it.
-func (r *Registration) lease() lease.Controller {
-	seconds := r.o.Config.NodeLeaseDurationSeconds
-	owner := func(l *coordinationv1.Lease) error {
-		if len(l.OwnerReferences) > 0 {
-			return nil
-		}
-		r.mu.Lock()
-		uid := r.uid
-		r.mu.Unlock()
-		if uid == "" {
-			node, err := r.o.Node()
-			if err != nil {
-				return fmt.Errorf("naming the owner of the node's lease: %w", err)
-			}
-			uid = node.UID
-		}
-		l.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: r.o.Identity.Name, UID: uid}}
-		return nil
+// write patches a node by way of its status, which may carry labels and annotations, too.
+func (r *Registration) write(ctx context.Context, before, after *corev1.Node) (*corev1.Node, error) {
+	p, err := patch(before, after)
+	if err != nil {
+		return nil, err
 	}
-	return lease.NewController(clock.RealClock{}, r.o.Client, r.o.Identity.Name, seconds, nil,
-		time.Duration(seconds)*time.Second/4, r.o.Identity.Name, corev1.NamespaceNodeLease, owner)
+	return r.o.Client.Nodes().Patch(ctx, before.Name, types.StrategicMergePatchType, p, metav1.PatchOptions{}, "status")
 }

@@ -16,9 +16,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	goruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/shimd/shimd/node/api/apitest"
 	"github.com/shimd/shimd/node/kubeletconfig"
 )
 
@@ -213,6 +216,12 @@ func eventually(t *testing.T, what string, holds func() bool) {
 
 func TestRun(t *testing.T) {
 	client := fake.NewClientset()
+	client.PrependReactor("create", "nodes", func(action clienttesting.Action) (bool, goruntime.Object, error) {
+		if node, ok := action.(clienttesting.CreateAction).GetObject().(*corev1.Node); ok {
+			node.UID = "uid"
+		}
+		return false, nil, nil
+	})
 	f := some()
 	runtime := &answers{state: Runtime{Problem: errors.New("container runtime is down")}}
 	get := func() (*corev1.Node, error) {
@@ -221,7 +230,7 @@ func TestRun(t *testing.T) {
 	var mu sync.Mutex
 	told := map[string]int{}
 	r := New(Options{
-		Identity: f.identity, Config: f.config, Machine: f.machine, Runtime: runtime, Client: client, Node: get,
+		Identity: f.identity, Config: f.config, Machine: f.machine, Runtime: runtime, Client: apitest.Server{Clientset: client}, Node: get,
 		Event: func(_, reason, _ string) { mu.Lock(); defer mu.Unlock(); told[reason]++ },
 		Log:   slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
@@ -247,7 +256,7 @@ func TestRun(t *testing.T) {
 	eventually(t, "it is known to be ready", r.Ready)
 	eventually(t, "its lease is there", func() bool {
 		l, err := client.CoordinationV1().Leases(corev1.NamespaceNodeLease).Get(t.Context(), "me", metav1.GetOptions{})
-		return err == nil && *l.Spec.LeaseDurationSeconds == 40 && l.OwnerReferences[0].Kind == "Node"
+		return err == nil && *l.Spec.LeaseDurationSeconds == 40 && len(l.OwnerReferences) == 1 && l.OwnerReferences[0].UID == "uid"
 	})
 	runtime.set(Runtime{Problem: errors.New("container runtime is down")})
 	r.Look()

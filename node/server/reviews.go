@@ -6,23 +6,19 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	authenticationclient "k8s.io/client-go/kubernetes/typed/authentication/v1"
-	authorizationclient "k8s.io/client-go/kubernetes/typed/authorization/v1"
+
+	"github.com/shimd/shimd/node/api"
 )
 
-// APIServer is Reviews by an API server; the two are methods of a clientset.
-type APIServer struct {
-	Authentication authenticationclient.TokenReviewsGetter
-	Authorization  authorizationclient.SubjectAccessReviewsGetter
-}
+// APIServer is Reviews by an API server.
+type APIServer struct{ Server api.Server }
 
 var _ Reviews = APIServer{}
 
 // Token makes a TokenReview.
 func (a APIServer) Token(ctx context.Context, token string) (authenticationv1.TokenReviewStatus, error) {
 	review := &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}
-	answer, err := a.Authentication.TokenReviews().Create(ctx, review, metav1.CreateOptions{})
+	answer, err := a.Server.ReviewToken(ctx, review)
 	if err != nil {
 		return authenticationv1.TokenReviewStatus{}, fmt.Errorf("asking the API server whose token it is: %w", err)
 	}
@@ -31,7 +27,7 @@ func (a APIServer) Token(ctx context.Context, token string) (authenticationv1.To
 
 // Access makes a SubjectAccessReview.
 func (a APIServer) Access(ctx context.Context, spec authorizationv1.SubjectAccessReviewSpec) (authorizationv1.SubjectAccessReviewStatus, error) {
-	answer, err := a.Authorization.SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, metav1.CreateOptions{})
+	answer, err := a.Server.ReviewAccess(ctx, &authorizationv1.SubjectAccessReview{Spec: spec})
 	if err != nil {
 		return authorizationv1.SubjectAccessReviewStatus{}, fmt.Errorf("asking the API server what user %q may do: %w", spec.User, err)
 	}

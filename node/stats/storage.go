@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	statsv1alpha1 "k8s.io/kubelet/pkg/apis/stats/v1alpha1"
+
+	"github.com/shimd/shimd/node/volume"
 )
 
 // fileSystem is the one that a path is on.
@@ -28,8 +30,8 @@ func fileSystem(path string) (*statsv1alpha1.FsStats, error) {
 	}, nil
 }
 
-// storage adds volumes, and the sum of what a pod keeps on the node's disk: what its containers write, their logs, and volumes that live no longer than
-// the pod and are not in memory.
+// storage adds volumes, and the sum of what a pod keeps on the node's disk: what its containers write, their logs, its /etc/hosts, and volumes that
+// live no longer than the pod and are not in memory.
 func (c *Collector) storage(pod *statsv1alpha1.PodStats, disk *statsv1alpha1.FsStats) {
 	sum := *disk
 	sum.UsedBytes, sum.InodesUsed = nil, nil
@@ -56,7 +58,18 @@ func (c *Collector) storage(pod *statsv1alpha1.PodStats, disk *statsv1alpha1.FsS
 			}
 		}
 	}
+	add(hosts(volume.HostsFile(c.RootDir, pod.PodRef.UID)))
 	pod.EphemeralStorage = &sum
+}
+
+// hosts measures the one file of the agent's that a pod may fill.
+func hosts(path string) *statsv1alpha1.FsStats {
+	var s unix.Stat_t
+	if err := unix.Lstat(path, &s); err != nil {
+		return nil // the pod brings its own
+	}
+	const blockSize = 512
+	return &statsv1alpha1.FsStats{Time: metav1.Now(), UsedBytes: number(uint64(s.Blocks) * blockSize), InodesUsed: number(1)}
 }
 
 func (c *Collector) pod(uid string) (*corev1.Pod, bool) {

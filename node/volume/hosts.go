@@ -3,10 +3,14 @@ package volume
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
+
+// HostsFile is a pod's /etc/hosts, below an agent's directory. What the pod writes to it counts as its storage (CVE-2020-8557).
+func HostsFile(root, uid string) string { return filepath.Join(root, "pods", uid, "etc-hosts") }
 
 // writeHosts writes in place, for running containers hold the file itself. It is written anew at every start of a container, so what a pod
 // adds to it does not pile up.

@@ -47,7 +47,7 @@ func (s *Store) Mounts(pod *corev1.Pod, c *corev1.Container, run Run) ([]*criv1.
 	}
 	uid := string(pod.UID)
 	if !taken[etcHosts] {
-		file := s.pod(uid, "etc-hosts")
+		file := HostsFile(s.root, uid)
 		if err := writeHosts(file, pod, run.Hosts); err != nil {
 			return nil, err
 		}

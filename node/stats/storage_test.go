@@ -11,7 +11,7 @@ import (
 )
 
 // CVE-2020-8557: what a pod writes to its /etc/hosts is part of its storage, so a limit on that holds.
-func TestHostsFileCounts(t *testing.T) {
+func TestCVE_2020_8557_HostsFileCounts(t *testing.T) {
 	c := New(Options{RootDir: t.TempDir()})
 	file := volume.HostsFile(c.RootDir, "uid")
 	if err := os.MkdirAll(filepath.Dir(file), 0o711); err != nil {

@@ -128,7 +128,7 @@ func TestHostPathTypes(t *testing.T) {
 }
 
 // CVE-2021-25741, CVE-2017-1002102: links that a pod plants in its volume lead nowhere, and removing the pod removes nothing outside.
-func TestSubPathStaysInTheVolume(t *testing.T) {
+func TestCVE_2021_25741_CVE_2017_1002102_SubPathStaysInTheVolume(t *testing.T) {
 	needRoot(t)
 	s, outside := open(t), t.TempDir()
 	secret := filepath.Join(outside, "secret")
@@ -171,6 +171,63 @@ func TestSubPathStaysInTheVolume(t *testing.T) {
 	}
 	if text, err := os.ReadFile(secret); err != nil || string(text) != "secret" {
 		t.Errorf("outside: %q, %v", text, err)
+	}
+}
+
+// A pod exchanges a directory of its volume for a link to the node's, again and again, while a container with a subPath is started.
+func TestCVE_2021_25741_SubPathUnderRace(t *testing.T) {
+	needRoot(t)
+	s, outside := open(t), t.TempDir()
+	volume := s.pod("uid", "volumes", "v")
+	if err := os.MkdirAll(filepath.Join(volume, "real/sub"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(volume, "link")); err != nil {
+		t.Fatal(err)
+	}
+	stop, stopped := make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				stopped <- nil
+				return
+			default:
+			}
+			if err := unix.Renameat2(unix.AT_FDCWD, filepath.Join(volume, "real"), unix.AT_FDCWD, filepath.Join(volume, "link"), unix.RENAME_EXCHANGE); err != nil {
+				stopped <- err
+				return
+			}
+		}
+	}()
+	bound := 0
+	for range 300 {
+		target, err := s.subPath("uid", "c", 0, volume, "real/sub")
+		if err != nil {
+			continue // it was the link
+		}
+		bound++
+		if leak := filepath.Join(target, "leak"); os.WriteFile(leak, nil, 0o600) != nil {
+			t.Errorf("%s cannot be written", leak)
+		}
+	}
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
+		t.Errorf("outside: %v %v, of %d mounts", entries, err, bound)
+	}
+	if err := s.Remove("uid"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCVE_2024_10220_CVE_2025_1767_NoGitRepo(t *testing.T) {
+	s, pod := open(t), testPod()
+	pod.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{GitRepo: &corev1.GitRepoVolumeSource{Repository: "/etc"}}}}
+	if err := s.Prepare(t.Context(), pod, objects.Offline{}); err == nil || !strings.Contains(err.Error(), "gitRepo") {
+		t.Error(err)
 	}
 }
 

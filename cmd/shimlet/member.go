@@ -42,7 +42,10 @@ func (o *options) join(ctx context.Context) (*member, error) {
 }
 
 func (m *member) prepare(ctx context.Context) error {
-	var err error
+	err := m.bootstrap(ctx)
+	if err != nil {
+		return err
+	}
 	if m.connection, err = m.connect(); err != nil {
 		return err
 	}
@@ -168,6 +171,7 @@ func (m *member) start(agent *node.Agent, beside func(func(context.Context) erro
 		return err
 	}
 	beside(api.Run)
+	beside(m.rotate)
 	beside(func(ctx context.Context) error {
 		manager.Run(ctx)
 		return nil

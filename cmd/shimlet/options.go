@@ -29,6 +29,7 @@ Flags, named as the kubelet's where it has them:
 type options struct {
 	node.Config
 	kubeconfig, config, configDir, certDir string
+	bootstrapKubeconfig                    string
 	socket, healthz, logLevel, nodeIPs     string
 	nodeLabels                             string
 	cgroupRoot                             string
@@ -47,9 +48,10 @@ func (o *options) flags() *flag.FlagSet {
 		flags.PrintDefaults()
 	}
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that says where the API server is, and who this node is to it; empty: no cluster")
+	flags.StringVar(&o.bootstrapKubeconfig, "bootstrap-kubeconfig", "", "`file` to ask for a client certificate with, where --kubeconfig is not there yet or its certificate has ended")
 	flags.StringVar(&o.config, "config", "", "KubeletConfiguration `file` (kubelet.config.k8s.io/v1beta1)")
 	flags.StringVar(&o.configDir, "config-dir", "", "`folder` of *.conf files that are merged over it")
-	flags.StringVar(&o.certDir, "cert-dir", "", "`directory` for a serving certificate, where the configuration names none (default: pki below --root-dir)")
+	flags.StringVar(&o.certDir, "cert-dir", "", "`directory` for certificates that were asked for, and a serving one where the configuration names none (default: pki below --root-dir)")
 	flags.StringVar(&o.NodeName, "hostname-override", "", "`name` of the node (default: the host's name)")
 	flags.StringVar(&o.NodeName, "node-name", "", "the same as --hostname-override")
 	flags.StringVar(&o.nodeIPs, "node-ip", "", "`addresses` of the node, separated by commas (default: where the default route leaves from)")

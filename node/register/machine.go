@@ -53,12 +53,20 @@ func ReadMachine(root, rootDir string) (Machine, error) {
 			m.HugePages[size<<10] = size << 10 * count
 		}
 	}
+	for parent := filepath.Dir(rootDir); !exists(rootDir) && parent != rootDir; parent = filepath.Dir(rootDir) {
+		rootDir = parent // it will be made on the same file system
+	}
 	fs := unix.Statfs_t{}
 	if err := unix.Statfs(rootDir, &fs); err != nil {
 		return m, fmt.Errorf("measuring the file system of %s: %w", rootDir, err)
 	}
 	m.Storage = int64(fs.Blocks) * fs.Bsize
 	return m, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // text is a small file without the space around it; empty, where it can't be read.

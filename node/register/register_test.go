@@ -170,7 +170,7 @@ func TestReadMachine(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err := ReadMachine(root, root)
+	got, err := ReadMachine(root, filepath.Join(root, "not", "yet"))
 	if err != nil || got.Storage == 0 {
 		t.Fatalf("%+v, %v", got, err)
 	}

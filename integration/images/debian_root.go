@@ -63,7 +63,7 @@ func debianRoot() recipe {
 			init-system-helpers libc-bin login mawk ncurses-base ncurses-bin perl-base sed sysvinit-utils tar util-linux
 			debian-archive-keyring iproute2 less procps`),
 		database: true,
-		pool:     []string{"figlet", "hello", "jq", "nginx"},
+		pool:     []string{"figlet", "hello", "jq", "nginx", "tree"},
 		files: baseFiles(
 			file{path: "/etc/passwd", body: []byte(debianPasswd)},
 			file{path: "/etc/group", body: []byte(debianGroup)},
@@ -116,7 +116,7 @@ func (b *builder) localArchive(index map[string]debian, installed []debian, name
 		}
 		list.WriteString("\n")
 	}
-	release := fmt.Sprintf("Origin: shimd\nLabel: packages of a test image\nSuite: stable\nArchitectures: %s\nSHA256:\n %x %d Packages\n",
+	release := fmt.Sprintf("Origin: shimd\nLabel: packages of a test image\nSuite: stable\nDate: Thu, 01 Jan 2026 00:00:00 UTC\nArchitectures: %s\nSHA256:\n %x %d Packages\n",
 		b.opts.Arch, sha256.Sum256(list.Bytes()), list.Len())
 	return append(files,
 		file{path: poolDir + "/Packages", body: list.Bytes()},

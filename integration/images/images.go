@@ -1,7 +1,12 @@
-// Package images builds the container images that tests and the demo pull, from this repository's Go sources and Debian's busybox.
+// Package images builds the container images that tests, the demo and the examples pull, from Go sources and Debian's packages.
 //
-// Building is reproducible: the same sources, Go version and Debian packages give the same digests. What an image is called on
-// which registry is decided here; serving them is package registry's.
+// Building is reproducible: the same sources, Go version and Debian packages give the same digests. What an image is called on which registry is
+// decided here; serving them is package registry's.
+//
+// Images of critest and the demo are made in memory (All, Demo). Those of Kubernetes' suites, of a cluster and of the examples are recipes: what an
+// image is made of, as data (kubernetes.go, nginx.go, debian_root.go, examples.go). A recipe is cooked once and kept on the disk, under a key of
+// everything that it was made from. To give a program of one's own an image: FromProgram. Debian's packages are unpacked, none of their scripts
+// is run.
 package images
 
 import (

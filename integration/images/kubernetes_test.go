@@ -1,10 +1,14 @@
 package images
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"github.com/shimd/shimd/integration/tools"
 )
@@ -83,5 +87,50 @@ func TestSetsAgreeOnNames(t *testing.T) {
 			}
 			keys[name] = key
 		}
+	}
+}
+
+// The same recipe gives the same image, wherever and whenever it is cooked.
+func TestRecipesAreReproducible(t *testing.T) {
+	for _, name := range []string{"apt-get", "dpkg-deb"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("test images are made of Debian's packages: %v", err)
+		}
+	}
+	root, err := tools.ModuleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := onShell(recipe{
+		packages: []string{"netcat-openbsd"},
+		files:    []file{{path: "/usr/bin/nc", symlink: "nc.openbsd"}},
+		served:   []served{{name: "pause", tag: "testing", recipe: pause()}},
+	})
+	var digests []string
+	for range 2 {
+		b, err := newBuilder(t.Context(), Options{Root: root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer b.close()
+		b.store = store{dir: t.TempDir()}
+		if err := os.Mkdir(filepath.Join(b.store.dir, "keys"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		image, err := b.make(r, "it")
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest, err := image.Digest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := validate.Image(image); err != nil {
+			t.Error(err)
+		}
+		digests = append(digests, digest.String())
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("built twice, with two digests: %s", digests)
 	}
 }

@@ -59,15 +59,15 @@ func baseFiles(more ...file) []file {
 	}, more...)
 }
 
-// shell is the image below all others that have a shell: Debian's static busybox under all its names, but bash as sh, since the static ash drops
-// environment variables whose names it does not like (data-1), which specs set.
+// shell is the image below all others that have a shell: Debian's static busybox under all its names. Its sh is ours, which is busybox's or bash:
+// the former drops environment variables whose names it does not like (data-1), which specs set.
 func shell() recipe {
 	return recipe{
 		packages: []string{"busybox-static", "bash-static"},
+		programs: []Program{{Package: "./integration/images/sh", Path: "/usr/bin/sh"}},
 		without:  noScripts(),
 		applets:  true,
 		files: baseFiles(
-			file{path: "/usr/bin/sh", symlink: "bash-static"},
 			file{path: "/usr/bin/bash", symlink: "bash-static"},
 			file{path: "/usr/bin/nmeter", body: []byte(nmeter), mode: 0o755}),
 		config: shellConfig(),

@@ -106,6 +106,8 @@ func checks() []check {
 		{images.Busybox, sh("env | grep ^data-1= && ls / && id -u && echo $0"), "data-1=x"},
 		{images.E2EBusybox, sh("wget --help 2>&1; timeout 5 true && hostname && nslookup localhost 127.0.0.1; echo status $?"), "status"},
 		{images.E2EBusybox, sh("trap 'echo got it; exit 0' TERM; kill $$; wait"), "got it"},
+		{images.E2EBusybox, []string{"/bin/sh", "-c", "echo x > /proc/file"}, "/bin/sh: can't create /proc/file: "},
+		{images.E2EBusybox, sh("env"), "data-1=x"},
 		{images.CoreDNS, []string{"/coredns", "-version"}, "CoreDNS-1."},
 		{images.CoreDNS, []string{"/coredns", "-plugins"}, "kubernetes\n"},
 		{images.Etcd, []string{"etcd", "--version"}, "etcd Version"},

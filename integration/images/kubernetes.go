@@ -81,6 +81,20 @@ now=$EPOCHREALTIME
 printf '%(%T)T.%.3s\n' "${now%.*}" "${now#*.}"
 `
 
+// busybox is the shell image with two shells: bash by the name sh, for environment variables (see above), and busybox' own as /bin/sh, whose words for
+// an error ("can't create /file: ...") a spec compares.
+func busybox() recipe {
+	base := shell()
+	return recipe{
+		from: &base,
+		files: []file{
+			{path: "/usr/local/bin/sh", symlink: "/usr/bin/bash-static"}, // earlier in PATH
+			{path: "/usr/bin/sh", symlink: "busybox"},
+		},
+		config: shellConfig(),
+	}
+}
+
 func onShell(r recipe) recipe {
 	base := shell()
 	r.from = &base
@@ -240,7 +254,7 @@ func clusterImages() []named {
 	return []named{
 		{pause(), []string{Pause, kubernetes + "pause:3.10.1", kubernetes + "pause:3.10", kubernetes + "pause:3.9"}},
 		{coredns(), []string{CoreDNS}},
-		{shell(), []string{E2EBusybox, e2e + "busybox:1.36.1-1", Busybox, "docker.io/library/busybox:1.37"}},
+		{busybox(), []string{E2EBusybox, e2e + "busybox:1.36.1-1", Busybox, "docker.io/library/busybox:1.37"}},
 	}
 }
 

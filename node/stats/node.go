@@ -298,64 +298,16 @@ func (c *Collector) process(name string, pid int, now, boot metav1.Time) *statsv
 			Time: now, UsageBytes: number(memory), WorkingSetBytes: number(memory), RSSBytes: number(memory),
 			PageFaults: number(read(minorFaults) + read(majorFaults)), MajorPageFaults: number(read(majorFaults)),
 		},
+		Swap: &statsv1alpha1.SwapStats{Time: now, SwapUsageBytes: number(swapped(directory))},
 	}
 }
 
-// controlGroup counts all pods by the group that they are in, on either version of control groups.
-func (c *Collector) controlGroup(name string, now, boot metav1.Time) *statsv1alpha1.ContainerStats {
-	if c.PodsCgroup == "" {
-		return nil
-	}
-	cpu, memory := filepath.Join(c.Cgroups, "cpuacct", c.PodsCgroup), filepath.Join(c.Cgroups, "memory", c.PodsCgroup)
-	files := []string{filepath.Join(cpu, "cpuacct.usage"), filepath.Join(memory, "memory.usage_in_bytes"), filepath.Join(memory, "memory.limit_in_bytes")}
-	prefix, resident := "total_", "total_rss"
-	unified := filepath.Join(c.Cgroups, c.PodsCgroup)
-	_, err := os.Stat(filepath.Join(c.Cgroups, "cgroup.controllers"))
-	if v2 := err == nil; v2 {
-		memory = unified
-		files = []string{"", filepath.Join(unified, "memory.current"), filepath.Join(unified, "memory.max")}
-		prefix, resident = "", "anon"
-	}
-	var usage uint64
-	if files[0] != "" {
-		usage, err = readNumber(files[0])
-	} else {
-		var text []byte
-		text, err = os.ReadFile(filepath.Join(unified, "cpu.stat"))
-		usage = parsePairs(text)["usage_usec"] * uint64(time.Microsecond)
-	}
+// swapped is how much of a process's memory is in swap; 0 when it is gone.
+func swapped(directory string) uint64 {
+	text, err := os.ReadFile(filepath.Join(directory, "status"))
 	if err != nil {
-		return nil
+		return 0
 	}
-	bytes, err := readNumber(files[1])
-	if err != nil {
-		return nil
-	}
-	text, err := os.ReadFile(filepath.Join(memory, "memory.stat"))
-	if err != nil {
-		return nil
-	}
-	details := parsePairs(text)
-	working := less(bytes, details[prefix+"inactive_file"])
-	answer := &statsv1alpha1.ContainerStats{
-		Name: name, StartTime: boot,
-		CPU: &statsv1alpha1.CPUStats{Time: now, UsageCoreNanoSeconds: number(usage), UsageNanoCores: c.rates.of("/"+name, now.Time, usage)},
-		Memory: &statsv1alpha1.MemoryStats{
-			Time: now, UsageBytes: number(bytes), WorkingSetBytes: number(working), RSSBytes: number(details[resident]),
-			PageFaults: number(details[prefix+"pgfault"]), MajorPageFaults: number(details[prefix+"pgmajfault"]),
-		},
-	}
-	const unlimited = 1 << 60
-	if limit, err := readNumber(files[2]); err == nil && limit < unlimited { // "max" is no number
-		answer.Memory.AvailableBytes = number(less(limit, working))
-	}
-	return answer
-}
-
-func readNumber(path string) (uint64, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	const kilobyte = 1024
+	return parsePairs(text)["VmSwap"] * kilobyte
 }

@@ -305,3 +305,23 @@ func TestClaimsPage(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestPodsCgroupOnV2(t *testing.T) {
+	c := collector(t, &fakeRuntime{})
+	c.Cgroups = t.TempDir()
+	for path, text := range map[string]string{
+		"cgroup.controllers": "cpu memory\n", "kubepods/cpu.stat": "usage_usec 5000\nuser_usec 1\n", "kubepods/memory.current": "1000\n", "kubepods/memory.max": "max\n",
+		"kubepods/memory.stat": "anon 500\ninactive_file 400\npgfault 6\npgmajfault 1\n", "kubepods/memory.swap.current": "7\n",
+		"kubepods/cpu.pressure": "some avg10=1.00 avg60=0.00 avg300=0.00 total=2\n",
+	} {
+		write(t, filepath.Join(c.Cgroups, path), text)
+	}
+	s := c.controlGroup("pods", metav1.Now(), metav1.Now())
+	if s == nil {
+		t.Fatal("nothing")
+	}
+	got := []uint64{*s.CPU.UsageCoreNanoSeconds, *s.Memory.UsageBytes, *s.Memory.WorkingSetBytes, *s.Memory.RSSBytes, *s.Memory.PageFaults, *s.Swap.SwapUsageBytes, s.CPU.PSI.Some.Total}
+	if diff := cmp.Diff([]uint64{5000000, 1000, 600, 500, 6, 7, 2000}, got); diff != "" || s.Memory.AvailableBytes != nil {
+		t.Error(diff)
+	}
+}

@@ -21,7 +21,7 @@ const sweepAfter = 30 * time.Second
 // Cluster is the API server, to the agent of one node.
 type Cluster struct {
 	name     string
-	client   api.Server
+	lookups  api.Server
 	log      *slog.Logger
 	events   *recorder
 	stop     context.CancelFunc // of events
@@ -43,12 +43,12 @@ var _ node.Cluster = (*Cluster)(nil)
 func New(connection *Connection, nodeName string, log *slog.Logger) *Cluster {
 	ctx, stop := context.WithCancel(context.Background())
 	c := &Cluster{
-		name: nodeName, client: connection.Client, log: log, stop: stop, table: newTable(), shelf: &shelf{}, notices: newNotices(),
+		name: nodeName, lookups: connection.Lookups, log: log, stop: stop, table: newTable(), shelf: &shelf{}, notices: newNotices(),
 		synced: make(chan struct{}), classes: map[string]class{},
 	}
 	c.events = newRecorder(ctx, connection, nodeName, log)
-	c.writer = newWriter(c.client, c.table, c.shelf.theNode, log)
-	c.library = newLibrary(c.client, log, c.notices.objects)
+	c.writer = newWriter(connection.Client, c.table, c.shelf.theNode, log)
+	c.library = newLibrary(c.lookups, log, c.notices.objects)
 	return c
 }
 
@@ -65,14 +65,14 @@ func (c *Cluster) Follow(ctx context.Context, listener node.Listener) {
 	group.Go(func() { c.notices.deliver(ctx, c, listener) })
 	group.Go(func() { c.library.run(ctx) })
 	group.Go(func() {
-		reflect(ctx, c.log, c.client, c.client.Pods(metav1.NamespaceAll),
+		reflect(ctx, c.log, c.lookups, c.lookups.Pods(metav1.NamespaceAll),
 			fields.OneTermEqualSelector("spec.nodeName", c.name).String(), sink[*corev1.Pod]{set: c.podShown, gone: c.podGone, all: c.podsListed})
 	})
 	group.Go(func() {
-		reflect(ctx, c.log, c.client, c.client.Nodes(), fields.OneTermEqualSelector(metav1.ObjectNameField, c.name).String(), c.nodeSink())
+		reflect(ctx, c.log, c.lookups, c.lookups.Nodes(), fields.OneTermEqualSelector(metav1.ObjectNameField, c.name).String(), c.nodeSink())
 	})
 	group.Go(func() {
-		reflect(ctx, c.log, c.client, c.client.Services(metav1.NamespaceAll), "", sink[*corev1.Service]{
+		reflect(ctx, c.log, c.lookups, c.lookups.Services(metav1.NamespaceAll), "", sink[*corev1.Service]{
 			set: c.shelf.setService, gone: c.shelf.removeService, all: c.shelf.replaceServices,
 		})
 	})

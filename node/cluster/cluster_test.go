@@ -83,7 +83,7 @@ func start(t *testing.T, objects ...runtime.Object) (*fake.Clientset, *Cluster, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := New(&Connection{Client: apitest.Server{Clientset: client}, Events: apitest.Server{Clientset: client}, scheme: scheme}, "me", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	c := New(&Connection{Client: apitest.Server{Clientset: client}, Lookups: apitest.Server{Clientset: client}, Events: apitest.Server{Clientset: client}, scheme: scheme}, "me", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	listener := &told{}
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup

@@ -24,12 +24,13 @@ type Options struct {
 	HeartbeatTimeout time.Duration
 }
 
-// Connection holds clients of one API server. They share connections, and have limits of their own, so that neither many events nor many pods hold
-// up a heartbeat.
+// Connection holds clients of one API server. They share connections, and have limits of their own, so that many events hold up no status, many
+// statuses no look-up, and nothing a heartbeat.
 type Connection struct {
 	// Config is how the clients connect, JSON preferred, without limits: for clients of other groups.
 	Config    *rest.Config
-	Client    api.Server
+	Client    api.Server // statuses, reviews
+	Lookups   api.Server // what pods refer to, their tokens, watches
 	Events    api.Server
 	Heartbeat api.Server
 	scheme    *runtime.Scheme
@@ -64,6 +65,9 @@ func connect(config *rest.Config, o Options) (*Connection, error) {
 	main.QPS, main.Burst = or(o.QPS, 50), or(o.Burst, 100)
 	if c.Client, err = api.New(main, scheme, transport); err != nil {
 		return nil, fmt.Errorf("making a client of %s: %w", config.Host, err)
+	}
+	if c.Lookups, err = api.New(main, scheme, transport); err != nil {
+		return nil, err
 	}
 	events := rest.CopyConfig(config)
 	events.QPS, events.Burst = or(o.EventQPS, 50), or(o.EventBurst, 100)

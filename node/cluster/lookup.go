@@ -63,14 +63,14 @@ func (c *Cluster) Secret(ctx context.Context, namespace, name string) (*corev1.S
 // Token implements objects.Source.
 func (c *Cluster) Token(ctx context.Context, namespace, serviceAccount string, request *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	return patient(ctx, func() (*authenticationv1.TokenRequest, error) {
-		return c.client.Token(ctx, namespace, serviceAccount, request)
+		return c.lookups.Token(ctx, namespace, serviceAccount, request)
 	})
 }
 
 // Claim implements objects.Source.
 func (c *Cluster) Claim(ctx context.Context, namespace, name string) (*corev1.PersistentVolumeClaim, *corev1.PersistentVolume, error) {
 	claim, err := patient(ctx, func() (*corev1.PersistentVolumeClaim, error) {
-		return c.client.Claims(namespace).Get(ctx, name, metav1.GetOptions{})
+		return c.lookups.Claims(namespace).Get(ctx, name, metav1.GetOptions{})
 	})
 	if err != nil {
 		return nil, nil, err
@@ -82,7 +82,7 @@ func (c *Cluster) Claim(ctx context.Context, namespace, name string) (*corev1.Pe
 		return nil, nil, fmt.Errorf("PVC %s/%s is being deleted: %w", namespace, name, errdefs.ErrFailedPrecondition)
 	}
 	volume, err := patient(ctx, func() (*corev1.PersistentVolume, error) {
-		return c.client.Volumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
+		return c.lookups.Volumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
 	})
 	if err != nil {
 		return nil, nil, err
@@ -110,7 +110,7 @@ func (c *Cluster) RuntimeHandler(ctx context.Context, name string) (string, erro
 	if ok && time.Since(known.asked) < classAge {
 		return known.handler, nil
 	}
-	found, err := c.client.RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
+	found, err := c.lookups.RuntimeClasses().Get(ctx, name, metav1.GetOptions{})
 	err = kind(err)
 	switch {
 	case errors.Is(err, errdefs.ErrUnavailable) && ok: // better than nothing

@@ -41,7 +41,7 @@ func TestUbuntu(t *testing.T) {
 	shell.says("apt-get update && apt-get install -y hello && echo installed $?", "installed 0")
 	shell.says("hello", "Hello, world!")
 	shell.says("echo asleep; sleep 1000", "asleep\r\n")
-	shell.types(t, "\x03") // Ctrl-C, for the process inside
+	shell.interrupts()
 	shell.says("echo status $?", "status 130")
 	shell.ends("exit")
 	if said := s.kubectl("exec", "vm", "--", "hello"); !strings.Contains(said, "Hello, world!") {
@@ -285,6 +285,17 @@ func (c *conversation) ends(line string) {
 	c.prompt()
 	c.types(c.t, line+"\n")
 	c.awaitEnd(c.t)
+}
+
+// interrupts types Ctrl-C, for the process inside, until there is a prompt: one that comes before a shell has started the process is the shell's own.
+func (c *conversation) interrupts() {
+	c.t.Helper()
+	for deadline := time.Now().Add(patience); !strings.Contains(c.heard()[c.mark:], "# "); time.Sleep(time.Second) {
+		c.types(c.t, "\x03")
+		if time.Now().After(deadline) {
+			c.t.Fatalf("Ctrl-C ends nothing:\n%s", c.heard())
+		}
+	}
 }
 
 func openTerminal() (master, slave *os.File, err error) {

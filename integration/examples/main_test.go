@@ -59,7 +59,8 @@ func run(m *testing.M) (status int, err error) {
 		}
 	}
 	dir := os.Getenv(dirVariable)
-	enclosure.Enter(enclosure.Options{AtExit: func() error { return os.RemoveAll(dir) }})
+	// Also when the program inside was killed.
+	enclosure.Enter(enclosure.Options{AtExit: func() error { return errors.Join(cluster.Remove(filepath.Join(dir, "cluster")), os.RemoveAll(dir)) }})
 	return runInside(ctx, m, root, dir)
 }
 
@@ -114,6 +115,10 @@ func runInside(ctx context.Context, m *testing.M, root, dir string) (status int,
 		return 0, errors.Join(err, keepLogs(root, filepath.Join(dir, "cluster", "log")))
 	}
 	status = m.Run()
+	if left := namespacesLeft(ctx); left != "" {
+		fmt.Println("LEAK: namespaces that do not go:", left)
+		status = 1
+	}
 	for _, death := range shared.Deaths() {
 		fmt.Println("DIED:", death)
 		status = 1
@@ -143,6 +148,25 @@ func runInside(ctx context.Context, m *testing.M, root, dir string) (status int,
 		fmt.Println("nothing was left behind")
 	}
 	return status, nil
+}
+
+// namespacesLeft waits until every namespace of the examples has gone, and answers those that do not go.
+func namespacesLeft(ctx context.Context) string {
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
+		all, err := shared.Kubectl(ctx, "get", "namespaces", "-o", "jsonpath={range .items[*]}{.metadata.name}{\"\\n\"}{end}")
+		var left []string
+		for name := range strings.FieldsSeq(string(all)) {
+			if !strings.HasPrefix(name, "kube-") && name != "default" {
+				left = append(left, name)
+			}
+		}
+		if err == nil && len(left) == 0 {
+			return ""
+		}
+		if time.Now().After(deadline) {
+			return fmt.Sprint(left, " ", err)
+		}
+	}
 }
 
 // keepLogs copies what the cluster's programs said to bin/examples-logs.

@@ -58,7 +58,7 @@ func newSpace(t *testing.T, name string) *space {
 	return s
 }
 
-// remove ends the namespace; that it goes is part of every example. If the test has failed, it says first what is there.
+// remove ends the namespace; that it goes, TestMain sees. If the test has failed, it says first what is there.
 func (s *space) remove() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -68,9 +68,8 @@ func (s *space) remove() {
 			s.t.Logf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	if _, err := shared.Kubectl(ctx, "delete", "namespace", s.name, "--timeout=5m"); err != nil {
-		out, getErr := shared.Kubectl(ctx, "-n", s.name, "get", "pods", "-o", "wide")
-		s.t.Errorf("removing the namespace: %v\n%s%v", err, out, getErr)
+	if _, err := shared.Kubectl(ctx, "delete", "namespace", s.name, "--wait=false"); err != nil {
+		s.t.Errorf("removing the namespace: %v", err)
 	}
 }
 
@@ -135,7 +134,7 @@ func (s *space) applyGlobal(file string, replace ...string) {
 	s.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		if out, err := shared.KubectlInput(ctx, strings.NewReader(text), "delete", "--ignore-not-found", "--timeout=5m", "-f", "-"); err != nil {
+		if out, err := shared.KubectlInput(ctx, strings.NewReader(text), "delete", "--ignore-not-found", "--wait=false", "-f", "-"); err != nil {
 			s.t.Errorf("deleting %s: %v\n%s", file, err, out)
 		}
 	})

@@ -23,7 +23,7 @@ type Run struct {
 	Ginkgo   string // program
 	Suite    string // program: a compiled suite
 	Dir      string // for reports; made when missing
-	WorkDir  string // where the suite runs; it writes files there
+	WorkDir  string // where the suite runs, with a link to its program; it writes files there
 	Labels   string // ginkgo's label filter
 	Focus    []string
 	Skip     []string
@@ -34,7 +34,7 @@ type Run struct {
 }
 
 // Do runs the specs. An error means that there are no results, or not all: specs that failed are in the results. When the context ends, the suite is
-// interrupted and says how far it came.
+// interrupted and says how far it came; when it is killed, its log does.
 func (r Run) Do(ctx context.Context) (Results, error) {
 	if err := os.MkdirAll(r.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory for reports: %w", err)
@@ -52,9 +52,13 @@ func (r Run) Do(ctx context.Context) (Results, error) {
 	if err := os.Remove(report); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("removing an earlier report: %w", err)
 	}
+	suite, err := r.linkSuite()
+	if err != nil {
+		return nil, err
+	}
 	progress := &progress{to: r.Progress, name: r.Name}
-	cmd := exec.CommandContext(ctx, r.Ginkgo, r.arguments(report)...)
-	cmd.Dir, cmd.Env = r.WorkDir, append(os.Environ(), r.Env...)
+	cmd := exec.CommandContext(ctx, r.Ginkgo, r.arguments(suite, report)...)
+	cmd.Env = append(os.Environ(), r.Env...)
 	cmd.Stdout = io.MultiWriter(log, progress)
 	cmd.Stderr = cmd.Stdout
 	// It cleans up after the specs under way, and reports.
@@ -65,7 +69,8 @@ func (r Run) Do(ctx context.Context) (Results, error) {
 	results, broken, err := readFile(report)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("running %s: %w; all that it printed: %s", r.Name, errors.Join(runErr, err), log.Name())
+		partial, logErr := readLogFile(log.Name())
+		return partial, fmt.Errorf("running %s: %w; all that it printed: %s", r.Name, errors.Join(runErr, err, logErr), log.Name())
 	case ctx.Err() != nil:
 		return results, fmt.Errorf("running %s: interrupted: %w", r.Name, ctx.Err())
 	case len(broken) > 0:
@@ -76,7 +81,19 @@ func (r Run) Do(ctx context.Context) (Results, error) {
 	return results, nil
 }
 
-func (r Run) arguments(report string) []string {
+// linkSuite makes a link to the suite in its working directory: ginkgo runs a suite in the directory where it finds it.
+func (r Run) linkSuite() (string, error) {
+	link := filepath.Join(r.WorkDir, filepath.Base(r.Suite))
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("linking the suite %s: %w", r.Suite, err)
+	}
+	if err := os.Symlink(r.Suite, link); err != nil {
+		return "", fmt.Errorf("linking the suite %s: %w", r.Suite, err)
+	}
+	return link, nil
+}
+
+func (r Run) arguments(suite, report string) []string {
 	args := []string{
 		"run", "--no-color", "-v", "--timeout=24h", "--json-report=" + filepath.Base(report), "--output-dir=" + filepath.Dir(report),
 		// One that hangs is said to, and does not stop the others.
@@ -94,7 +111,7 @@ func (r Run) arguments(report string) []string {
 	for _, expression := range r.Skip {
 		args = append(args, "--skip="+expression)
 	}
-	return append(append(args, r.Suite, "--"), r.Args...)
+	return append(append(args, suite, "--"), r.Args...)
 }
 
 func readFile(name string) (Results, []string, error) {
@@ -104,6 +121,15 @@ func readFile(name string) (Results, []string, error) {
 	}
 	defer file.Close()
 	return Read(bufio.NewReader(file))
+}
+
+func readLogFile(name string) (Results, error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("reading ginkgo's output: %w", err)
+	}
+	defer file.Close()
+	return ReadLog(file)
 }
 
 // progress reads what ginkgo prints while it runs, and says what failed at once and how many have ended now and then.

@@ -11,7 +11,6 @@ package cluster
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/shimd/shimd/integration/controlgroup"
 	"github.com/shimd/shimd/integration/images"
 	"github.com/shimd/shimd/integration/registry"
 )
@@ -67,6 +65,7 @@ type Cluster struct {
 	nodes    []*Node
 	registry *registry.Registry
 
+	user      int // of the control plane
 	authority *authority
 	api       *api
 	end       context.CancelFunc // of what goes on in the background
@@ -126,13 +125,18 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := os.MkdirAll(c.path("log"), 0o755); err != nil {
 		return fmt.Errorf("making the cluster's directory: %w", err)
 	}
+	// The control plane's user passes through; it can't list, and what is secret is closed in itself.
+	if err := os.Chmod(c.config.Dir, 0o711); err != nil {
+		return fmt.Errorf("opening the cluster's directory: %w", err)
+	}
+	c.user = controlPlaneUser(c.config.Dir)
 	if err := c.findPrograms(ctx); err != nil {
 		return err
 	}
 	if err := c.makeCertificates(); err != nil {
 		return err
 	}
-	if err := makeBridge(); err != nil {
+	if err := errors.Join(makeBridge(), makeGroups(cgroupName(c.config.Dir, rackName))); err != nil {
 		return err
 	}
 	var err error
@@ -179,7 +183,7 @@ func (c *Cluster) Close() error {
 	if c.registry != nil {
 		err = errors.Join(err, c.registry.Close())
 	}
-	err = errors.Join(err, removeBridge())
+	err = errors.Join(err, removeBridge(), removeGroups(cgroupName(c.config.Dir, rackName)))
 	for _, dir := range []string{"nodes", "etcd"} {
 		if removeErr := os.RemoveAll(c.path(dir)); removeErr != nil {
 			err = errors.Join(err, fmt.Errorf("removing the cluster's files: %w", removeErr))
@@ -198,6 +202,7 @@ func Remove(dir string) error {
 	for _, entry := range entries {
 		err = errors.Join(err, removeGroups(cgroupName(dir, entry.Name())))
 	}
+	err = errors.Join(err, removeGroups(cgroupName(dir, rackName)))
 	if removeErr := os.RemoveAll(dir); removeErr != nil {
 		err = errors.Join(err, fmt.Errorf("removing a cluster: %w", removeErr))
 	}
@@ -313,17 +318,4 @@ func (c *Cluster) progress(format string, args ...any) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	fmt.Fprintf(c.config.Log, "%6.1f s  %s\n", time.Since(c.begin).Seconds(), fmt.Sprintf(format, args...))
-}
-
-// cgroupName is unique on the machine for each directory, so that clusters do not mix.
-func cgroupName(dir, node string) string {
-	sum := sha256.Sum256([]byte(dir))
-	return fmt.Sprintf("shimd-test-cluster-%x-%s", sum[:4], node)
-}
-
-// runtimeGroup is added to a node's control group's name for the one of pods whose client names no parent: shimd wants a name without a path there.
-const runtimeGroup = "-shimd"
-
-func removeGroups(name string) error {
-	return errors.Join(controlgroup.Remove(name), controlgroup.Remove(name+runtimeGroup))
 }

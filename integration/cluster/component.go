@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +31,10 @@ type component struct {
 	name string // unique in the cluster: node1/kubelet
 	log  string
 	node int // the first process of the node it runs on; 0 for the rack
+	// The program is started by nodeinit, whose path is init, in a control group of its own: the kernel then weighs it with its node's others.
+	init, group string
+	user        int // ID; 0 is root
+
 	path string
 	args []string
 	env  []string
@@ -66,7 +71,7 @@ func (c *component) start() error {
 		return fmt.Errorf("opening the log of %s: %w", c.name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(c.path, c.args...)
+	cmd := exec.Command(c.init, append([]string{"run", c.group, strconv.Itoa(c.user), c.path}, c.args...)...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, cmp.Or(c.dir, "/")
 	cmd.Env = append(os.Environ(), c.env...)
 	if c.node != 0 {

@@ -2,15 +2,19 @@ package cluster
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // makeCertificates writes everything of the control plane's below pki: three authorities, so that a certificate for one door opens no other.
 func (c *Cluster) makeCertificates() error {
 	dir := c.path("pki")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil { // keys are open to their owners alone
 		return fmt.Errorf("making the directory of certificates: %w", err)
 	}
 	var err error
@@ -53,7 +57,46 @@ func (c *Cluster) makeCertificates() error {
 			return err
 		}
 	}
+	return c.handOver(dir)
+}
+
+// handOver gives the control plane's files to the user that it runs as. The administrator's stay root's.
+func (c *Cluster) handOver(pki string) error {
+	entries, err := os.ReadDir(pki)
+	if err != nil {
+		return fmt.Errorf("handing over certificates: %w", err)
+	}
+	for _, dir := range []string{"etcd", "apiserver"} {
+		if err := errors.Join(os.MkdirAll(c.path(dir), 0o700), os.Chown(c.path(dir), c.user, c.user)); err != nil {
+			return fmt.Errorf("making the control plane's directories: %w", err)
+		}
+	}
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), "admin.") {
+			continue
+		}
+		if err := os.Chown(filepath.Join(pki, entry.Name()), c.user, c.user); err != nil {
+			return fmt.Errorf("handing over certificates: %w", err)
+		}
+	}
 	return nil
+}
+
+// controlPlaneUser is a user ID of this cluster's own for its control plane, which needs no rights. It also has limits of its own: the kernel counts inotify
+// instances by user, and a few clusters would use up root's. Where a directory on the way is closed to others, it is root after all.
+func controlPlaneUser(dir string) int {
+	for at := dir; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return 0
+		}
+		if at == "/" {
+			break
+		}
+	}
+	const first, count = 2_000_000, 1_000_000 // beyond what systems and user namespaces give out by default
+	sum := sha256.Sum256([]byte(dir))
+	return first + int(binary.BigEndian.Uint32(sum[:]))%count
 }
 
 // kubeletClient is who the API server is to kubelets; manifests/rbac.yaml lets it in.
@@ -145,7 +188,10 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 
 // startRack starts a program of the control plane.
 func (c *Cluster) startRack(name string, args []string) error {
-	p := &component{name: name, log: c.path("log", name+".log"), path: c.program(name), args: args, report: c.died}
+	p := &component{
+		name: name, log: c.path("log", name+".log"), init: c.program("nodeinit"), group: systemGroup(cgroupName(c.config.Dir, rackName)),
+		user: c.user, path: c.program(name), args: args, report: c.died,
+	}
 	c.mutex.Lock()
 	c.rack = append(c.rack, p)
 	c.mutex.Unlock()

@@ -13,8 +13,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/shimd/shimd/integration/controlgroup"
 )
 
 // NodeSettings can be changed for each node.
@@ -113,7 +111,7 @@ func (n *Node) boot(ctx context.Context) error {
 	if err := n.writeFiles(); err != nil {
 		return err
 	}
-	if err := controlgroup.New(n.CgroupName()); err != nil {
+	if err := makeGroups(n.CgroupName()); err != nil {
 		return err
 	}
 	if err := n.startInit(ctx); err != nil {
@@ -187,7 +185,7 @@ func (n *Node) makeComponents() {
 	pid := n.pid()
 	component := func(name string, args ...string) *component {
 		return &component{
-			name: n.name + "/" + name, log: n.log(name), node: pid, path: programsInside + "/" + name, args: args, env: []string{nodePath}, report: n.cluster.died,
+			name: n.name + "/" + name, log: n.log(name), node: pid, init: programsInside + "/nodeinit", group: systemGroup(n.CgroupName()), path: programsInside + "/" + name, args: args, env: []string{nodePath}, report: n.cluster.died,
 		}
 	}
 	n.mutex.Lock()

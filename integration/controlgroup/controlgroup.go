@@ -20,18 +20,29 @@ const hierarchies = "/sys/fs/cgroup"
 
 // New makes a control group for a kubelet's cgroupRoot, in every hierarchy on v1: the kubelet wants to find it there. The name has no slash.
 // Remove is its end.
-func New(name string) error {
+func New(name string) error { return create(name, true) }
+
+// NewLeaf makes a group for processes, below one that New has made. On v2 a group with processes can't give its children controllers.
+func NewLeaf(name string) error { return create(name, false) }
+
+func create(name string, parent bool) error {
 	roots, v2, err := cgroupRoots()
 	if err != nil {
 		return err
 	}
 	for _, root := range roots {
 		dir := filepath.Join(root, name)
-		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err = os.Mkdir(dir, 0o755); errors.Is(err, fs.ErrExist) {
+			err = nil
+		}
+		if err != nil {
 			return fmt.Errorf("making a control group: %w", err)
 		}
 		if v2 {
-			if err := enableAll(dir); err != nil {
+			if parent {
+				err = enableAll(dir)
+			}
+			if err != nil {
 				return err
 			}
 			continue

@@ -2,6 +2,7 @@
 //
 //	nodeinit init PLAN         mounts what the node sees, as PLAN says, then reaps what is orphaned until it is killed
 //	nodeinit enter PID CMD...  runs a command in the namespaces of process PID
+//	nodeinit run GROUP UID CMD...  becomes a command, in a control group, with the rights of a user
 //
 // With init it must be started in new mount, network, UTS, IPC and PID namespaces. What runs on a node, and what its files say, is package cluster's business.
 package main
@@ -18,11 +19,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/integration/cluster/nodeplan"
+	"github.com/shimd/shimd/integration/controlgroup"
 	"github.com/shimd/shimd/integration/namespaces"
 )
 
@@ -41,6 +44,8 @@ func run(args []string) (int, error) {
 		return 0, serve(args[1])
 	case len(args) > 0 && args[0] == namespaces.Stage:
 		return 0, namespaces.Exec(args[1:])
+	case len(args) > 3 && args[0] == "run":
+		return 0, become(args[1], args[2], args[3:])
 	case len(args) > 2 && args[0] == "enter":
 		pid, err := strconv.Atoi(args[1])
 		if err != nil {
@@ -48,7 +53,25 @@ func run(args []string) (int, error) {
 		}
 		return namespaces.Run(context.Background(), pid, args[2:]...)
 	}
-	return 0, errors.New("usage: nodeinit init PLAN | nodeinit enter PID COMMAND...")
+	return 0, errors.New("usage: nodeinit init PLAN | nodeinit enter PID COMMAND... | nodeinit run GROUP UID COMMAND...")
+}
+
+// become executes a command. It returns only with an error.
+func become(group, user string, command []string) error {
+	if err := controlgroup.Join(group); err != nil {
+		return err
+	}
+	uid, err := strconv.Atoi(user)
+	if err != nil {
+		return fmt.Errorf("reading the user ID: %w", err)
+	}
+	if uid != 0 {
+		// syscall's, not x/sys's: these change all threads.
+		if err := errors.Join(syscall.Setgroups(nil), syscall.Setgid(uid), syscall.Setuid(uid)); err != nil {
+			return fmt.Errorf("becoming user %d: %w", uid, err)
+		}
+	}
+	return fmt.Errorf("running %s: %w", command[0], unix.Exec(command[0], command, os.Environ()))
 }
 
 // serve makes the node, says so on descriptor 3, and stays.

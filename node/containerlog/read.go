@@ -77,7 +77,7 @@ func Follow(ctx context.Context, path string, options Options, output Output, ru
 	}
 	wake, stop := watch(path)
 	defer stop()
-	quiet := false // nothing came since it was last looked
+	quiet := true // nothing came since it was last looked; a container may have ended long ago
 	for ended := false; ; {
 		wrote, err := r.drain(ctx, ended)
 		if err != nil {
@@ -88,7 +88,6 @@ func Follow(ctx context.Context, path string, options Options, output Output, ru
 			return done(err)
 		}
 		if wrote || rotated {
-			quiet = false
 			continue
 		}
 		if ended {

@@ -169,27 +169,29 @@ func choose(clause string, chosen, packages map[string]debian, providers map[str
 	return "", fmt.Errorf("nothing satisfies %q: %w", clause, errdefs.ErrNotFound)
 }
 
-// debianIndex asks apt for every package that it could install. An index that was never fetched is fetched.
+// debianIndex asks apt for every package that it could install. It is an error when apt knows of nothing but what is installed.
 func debianIndex(ctx context.Context, arch string) (map[string]debian, error) {
-	for _, update := range []bool{false, true} {
-		if update {
-			if out, err := exec.CommandContext(ctx, "apt-get", "update", "-q").CombinedOutput(); err != nil {
-				return nil, fmt.Errorf("fetching Debian's index: %w: %s", err, out)
-			}
-		}
-		out, err := exec.CommandContext(ctx, "apt-cache", "dumpavail").Output()
-		if err != nil {
-			return nil, fmt.Errorf("reading Debian's index: %w\ntest images are made of Debian's packages: run this on Debian", err)
-		}
-		packages, err := parsePackages(bytes.NewReader(out), arch)
-		if err != nil {
-			return nil, err
-		}
-		if _, ok := packages["libc6"]; ok {
-			return packages, nil
-		}
+	out, err := exec.CommandContext(ctx, "apt-cache", "dumpavail").Output()
+	if err != nil {
+		return nil, fmt.Errorf("reading Debian's index: %w\ntest images are made of Debian's packages: run this on Debian", err)
 	}
-	return nil, fmt.Errorf("reading Debian's index: it has no libc6 for %s: %w", arch, errdefs.ErrNotFound)
+	packages, err := parsePackages(bytes.NewReader(out), arch)
+	if err != nil {
+		return nil, err
+	}
+	// A package that is installed is listed without an index too, but not where it can be fetched.
+	if !strings.Contains(packages["libc6"].control, "\nFilename: ") {
+		return nil, fmt.Errorf("reading Debian's index: it has no libc6 for %s to fetch: %w", arch, errdefs.ErrNotFound)
+	}
+	return packages, nil
+}
+
+// updateIndex has apt fetch the index.
+func updateIndex(ctx context.Context) error {
+	if out, err := exec.CommandContext(ctx, "apt-get", "update", "-q").CombinedOutput(); err != nil {
+		return fmt.Errorf("fetching Debian's index: %w: %s", err, out)
+	}
+	return nil
 }
 
 // fetch answers the paths of packages' files, in the same order. What was fetched is kept in the cache.
@@ -222,7 +224,7 @@ func fetch(ctx context.Context, packages []debian, arch string) ([]string, error
 	cmd := exec.CommandContext(ctx, "apt-get", append([]string{"download", "-q"}, missing...)...)
 	cmd.Dir = draft
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("fetching Debian's packages %s: %w: %s\nis Debian's index old? run apt-get update", strings.Join(missing, ", "), err, out)
+		return nil, fmt.Errorf("fetching Debian's packages %s: %w: %s", strings.Join(missing, ", "), err, out)
 	}
 	for _, path := range paths {
 		err := os.Rename(filepath.Join(draft, filepath.Base(path)), path)

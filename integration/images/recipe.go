@@ -2,6 +2,7 @@ package images
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -174,13 +175,29 @@ func (b *builder) cook(base v1.Image, r recipe) (v1.Image, error) {
 	return b.image(base, r.config, overlay(files)...)
 }
 
-// debianLayer is the packages of a recipe, unpacked, and what goes with them.
+// debianLayer is the packages of a recipe, unpacked, and what goes with them. When they can't be had, the index may be old or missing: it is fetched,
+// and they are tried again.
 func (b *builder) debianLayer(r recipe) ([]file, error) {
-	index, err := b.index()
-	if err != nil {
-		return nil, err
+	files, err := b.unpackedPackages(r)
+	if err == nil {
+		return files, nil
 	}
-	packages, err := closure(index, r.packages, r.without)
+	if updateErr := updateIndex(b.ctx); updateErr != nil {
+		return nil, errors.Join(err, updateErr)
+	}
+	b.debian = nil
+	return b.unpackedPackages(r)
+}
+
+func (b *builder) unpackedPackages(r recipe) ([]file, error) {
+	if b.debian == nil {
+		index, err := debianIndex(b.ctx, b.opts.Arch)
+		if err != nil {
+			return nil, err
+		}
+		b.debian = index
+	}
+	packages, err := closure(b.debian, r.packages, r.without)
 	if err != nil {
 		return nil, err
 	}
@@ -207,25 +224,13 @@ func (b *builder) debianLayer(r recipe) ([]file, error) {
 		files = append(files, records...)
 	}
 	if len(r.pool) > 0 {
-		archive, err := b.localArchive(index, packages, r.pool)
+		archive, err := b.localArchive(b.debian, packages, r.pool)
 		if err != nil {
 			return nil, err
 		}
 		files = append(files, archive...)
 	}
 	return overlay(files), nil
-}
-
-// index is Debian's, read once for each builder.
-func (b *builder) index() (map[string]debian, error) {
-	if b.debian == nil {
-		index, err := debianIndex(b.ctx, b.opts.Arch)
-		if err != nil {
-			return nil, err
-		}
-		b.debian = index
-	}
-	return b.debian, nil
 }
 
 // program builds a program into the cache, where the go command finds that nothing is to do the next time.

@@ -22,7 +22,7 @@ func main() {
 	if err := run(ctx); err != nil {
 		stop()
 		fmt.Fprintln(os.Stderr, "images:", err)
-		os.Exit(1) //nolint:gocritic // stop was called
+		os.Exit(1)
 	}
 }
 

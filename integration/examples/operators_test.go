@@ -11,7 +11,7 @@ func TestOperator(t *testing.T) {
 	s := newSpace(t, "operator")
 	s.applyGlobal("operator/crd.yaml")
 	s.wait("condition=Established", "crd/myapps.example.com")
-	s.applyGlobal("operator/operator.yaml")
+	s.install("operator/operator.yaml")
 	s.rollout("deployment/operator", "-n", "myapp-operator")
 
 	// Create.
@@ -62,7 +62,7 @@ func TestEtcdOperator(t *testing.T) {
 	s := newSpace(t, "etcd")
 	s.applyGlobal("etcd-operator/crd.yaml")
 	s.wait("condition=Established", "crd/etcdclusters.example.com")
-	s.applyGlobal("etcd-operator/operator.yaml")
+	s.install("etcd-operator/operator.yaml")
 	s.rollout("deployment/operator", "-n", "etcd-operator")
 	s.apply("etcd-operator/demo.yaml")
 	members := s.members()

@@ -127,10 +127,24 @@ func (s *space) apply(file string, replace ...string) {
 	}
 }
 
-// applyGlobal applies a file whose objects are in no namespace, or in one of their own, and deletes them at the end.
+// applyGlobal applies a file that also has objects in no namespace, and deletes those at the end.
 func (s *space) applyGlobal(file string, replace ...string) {
 	s.t.Helper()
-	text := document(s.t, file, replace...)
+	s.deleteAtEnd(file, document(s.t, file, replace...))
+	s.apply(file, replace...)
+}
+
+// install applies a file whose objects are in a namespace of their own, and deletes them at the end.
+func (s *space) install(file string) {
+	s.t.Helper()
+	text := document(s.t, file)
+	s.deleteAtEnd(file, text)
+	if out, err := shared.KubectlInput(s.t.Context(), strings.NewReader(text), "apply", "-f", "-"); err != nil {
+		s.t.Fatalf("applying %s: %v\n%s", file, err, out)
+	}
+}
+
+func (s *space) deleteAtEnd(file, text string) {
 	s.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -138,7 +152,6 @@ func (s *space) applyGlobal(file string, replace ...string) {
 			s.t.Errorf("deleting %s: %v\n%s", file, err, out)
 		}
 	})
-	s.apply(file, replace...)
 }
 
 // wait is kubectl wait.

@@ -41,7 +41,7 @@ func TestStaticVolumes(t *testing.T) {
 func TestStatefulSet(t *testing.T) {
 	t.Parallel()
 	s := newSpace(t, "stateful")
-	s.applyGlobal("storage/provisioner.yaml")
+	s.install("storage/provisioner.yaml")
 	s.rollout("daemonset/provisioner", "-n", "example-provisioner")
 	s.apply("storage/statefulset.yaml")
 	s.rollout("statefulset/db")

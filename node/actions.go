@@ -88,7 +88,7 @@ func (w *worker) start(ctx context.Context, action plan.Action) {
 		case ctx.Err() == nil:
 			log.Error("not done", "error", err)
 		}
-		w.post(ctx, func() { w.settle(action, err) })
+		w.post(ctx, func() { w.settle(j.pod, action, err) })
 	})
 }
 
@@ -111,7 +111,7 @@ func (w *worker) hurry() {
 }
 
 // settle remembers how an action ended.
-func (w *worker) settle(action plan.Action, err error) {
+func (w *worker) settle(pod *corev1.Pod, action plan.Action, err error) {
 	subject := action.Subject()
 	delete(w.memory.Busy, subject)
 	switch action.Verb {
@@ -125,6 +125,9 @@ func (w *worker) settle(action plan.Action, err error) {
 	}
 	if err == nil {
 		delete(w.memory.Retry, subject)
+		if c := plan.Find(pod, action.Name); action.Verb == plan.UpdateContainer && c != nil {
+			w.memory.Applied[action.ID] = plan.Fingerprint(c)
+		}
 		return
 	}
 	reason := "FailedTo" + string(action.Verb)

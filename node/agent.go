@@ -116,6 +116,7 @@ func New(config Config) (*Agent, error) {
 		config: config, pods: map[string]*entry{}, problems: map[string]error{}, finished: map[string]bool{},
 		behind: status.Runtime{Endpoint: config.Endpoint, Error: notAsked},
 	}
+	a.fits = a.roomFor
 	if config.Folder == "" {
 		a.files = map[string]parsed{} // none, and that is known
 	}

@@ -164,10 +164,21 @@ func (j *job) stopContainer(ctx context.Context) error {
 	return j.client.StopContainer(ctx, j.action.ID, max(j.action.Grace-time.Since(began), least))
 }
 
-// updateContainer gives a running container the resources that its pod has now.
+// updateContainer gives a running container the resources that its pod has now. The pod's own limits are raised before, and lowered after.
 func (j *job) updateContainer(ctx context.Context) error {
+	if j.cgroups != nil {
+		if err := j.cgroups.Ensure(ctx, j.pod); err != nil {
+			j.log.Debug("the pod's limits before its containers'", "error", err) // lower than what is used: they are set again below
+		}
+	}
 	c := plan.Find(j.pod, j.action.Name)
-	return j.client.UpdateContainer(ctx, j.action.ID, translate.ContainerResources(j.node, j.pod, c))
+	if err := j.client.UpdateContainer(ctx, j.action.ID, translate.ContainerResources(j.node, j.pod, c)); err != nil {
+		return err
+	}
+	if j.cgroups != nil {
+		return j.cgroups.Ensure(ctx, j.pod)
+	}
+	return nil
 }
 
 // removeContainer removes a dead run, its message and its log.

@@ -25,7 +25,8 @@ type shared struct {
 	client  *criclient.Client
 	store   *volume.Store
 	cluster Cluster
-	cgroups Cgroups // nil: the runtime's own
+	cgroups Cgroups                             // nil: the runtime's own
+	fits    func(pod *corev1.Pod) *plan.Verdict // whether the node has room for other resources of one of its pods
 	node    translate.Node
 	runtime atomic.Pointer[runtimeInfo]
 	log     *slog.Logger
@@ -64,7 +65,10 @@ type worker struct {
 	beside  sync.WaitGroup
 
 	// owned
-	pod         *corev1.Pod
+	pod         *corev1.Pod      // with the resources that the node has agreed to
+	asked       *corev1.Pod      // as the API server has it
+	pending     *plan.Verdict    // why other resources are not agreed to
+	lookAt      time.Time        // when that is asked again
 	reported    corev1.PodStatus // the last one told
 	memory      plan.Memory
 	seen        plan.Observed
@@ -101,9 +105,9 @@ func tellOf(pod *corev1.Pod, s corev1.PodStatus, extra status.Extra, seen plan.O
 func newWorker(s *shared, d desired) *worker {
 	log := s.log.With("pod", d.name(), "uid", d.Pod.UID)
 	w := &worker{
-		shared: s, pod: d.Pod, file: d.File, log: log, reported: *d.Pod.Status.DeepCopy(), startedAt: time.Now(),
+		shared: s, pod: d.Pod, asked: d.Pod, file: d.File, log: log, reported: *d.Pod.Status.DeepCopy(), startedAt: time.Now(),
 		wakeUp: make(chan struct{}, 1), end: make(chan struct{}), inbox: make(chan func(), 16),
-		memory: plan.Memory{Busy: map[string]bool{}, Retry: map[string]plan.Retry{}, Health: map[string]plan.Health{}, Hooked: map[string]bool{}},
+		memory: plan.Memory{Busy: map[string]bool{}, Retry: map[string]plan.Retry{}, Health: map[string]plan.Health{}, Hooked: map[string]bool{}, Applied: map[string]string{}},
 		known:  map[string]plan.Container{}, probes: map[string]context.CancelFunc{}, pulls: map[string]context.CancelFunc{},
 		stops: map[string]stopping{}, killed: map[string]bool{},
 	}
@@ -205,9 +209,11 @@ func (w *worker) refresh() {
 		}
 	}
 	before, now := w.pod, w.latest.Load()
-	if now == before {
+	if now == w.asked && (w.pending == nil || time.Now().Before(w.lookAt)) {
 		return
 	}
+	w.asked = now
+	now = w.allocate(before, now)
 	w.pod = now
 	if now.Generation != before.Generation {
 		w.recorded = false
@@ -288,7 +294,7 @@ func (w *worker) step(ctx context.Context) (gone bool, next time.Time) {
 	if err := w.release(ctx); err != nil {
 		return false, w.troubled(err)
 	}
-	return false, earliest(p.WakeAt, deadline, due, w.shownUntil())
+	return false, earliest(p.WakeAt, deadline, due, w.shownUntil(), w.lookAt)
 }
 
 // note takes an observation. What an ended run left is read once; one whose postStart hook has not ended counts as not started.
@@ -438,7 +444,7 @@ func (w *worker) publish() {
 	in := w.input()
 	about := w.about()
 	s := status.Make(status.Input{
-		Input: in, Before: w.reported, Runtime: about.name, HostIPs: w.node.IPs, Static: w.file != "", RecursiveReadOnly: about.recursiveReadOnly[""],
+		Input: in, Before: w.reported, Runtime: about.name, HostIPs: w.node.IPs, Static: w.file != "", Pending: w.pending, RecursiveReadOnly: about.recursiveReadOnly[""],
 	})
 	if w.rejection != nil && len(w.seen.Containers) == 0 {
 		s = status.Rejected(w.pod, *w.rejection, metav1.NewTime(w.startedAt))

@@ -109,7 +109,7 @@ func (c *Client) container(ctx context.Context, listed *criv1.Container) (plan.C
 		ID: listed.Id, SandboxID: listed.PodSandboxId, Name: listed.GetMetadata().GetName(), Attempt: listed.GetMetadata().GetAttempt(),
 		ExitCode: s.GetExitCode(), Reason: s.GetReason(), Message: s.GetMessage(),
 		CreatedAt: moment(s.GetCreatedAt()), StartedAt: moment(s.GetStartedAt()), FinishedAt: moment(s.GetFinishedAt()),
-		Image: s.GetAnnotations()[translate.AnnotationImage], ImageID: s.GetImageRef(),
+		Image: s.GetAnnotations()[translate.AnnotationImage], ImageID: s.GetImageRef(), Resources: translate.Actual(s.GetResources().GetLinux()),
 	}
 	if nanoseconds, err := strconv.ParseInt(s.GetAnnotations()[translate.AnnotationBackoff], 10, 64); err == nil && nanoseconds > 0 {
 		container.Backoff = time.Duration(nanoseconds)

@@ -143,6 +143,8 @@ func (p *planner) keep(sandbox Sandbox, c *corev1.Container) bool {
 				p.do(p.stop(run, "Container "+c.Name+" definition changed, will be restarted", nil))
 			case health.Kill != "":
 				p.do(p.stop(run, p.killing(c, health.Kill), health.Grace))
+			default:
+				p.resize(c, run)
 			}
 			return health.Started
 		case Created:

@@ -83,6 +83,8 @@ type Memory struct {
 	Retry  map[string]Retry  // by subject
 	Health map[string]Health // by container ID; a container that is not in it has not been looked at
 	Hooked map[string]bool   // by container ID: its preStop hook has run
+	// Applied is, by container ID, the Fingerprint of the resources that the runtime was last told.
+	Applied map[string]string
 }
 
 // Input is all that a decision depends on.

@@ -37,6 +37,9 @@ func conditions(s *corev1.PodStatus, in Input) {
 	}
 	ready := containersReady(s, in)
 	made := []corev1.PodCondition{readyToStart(in), initializedCondition(s, in), podReady(s, in, ready), ready, {Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}
+	if in.Pending != nil {
+		made = append(made, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: in.Pending.Reason, Message: in.Pending.Message})
+	}
 	for _, c := range made {
 		c.ObservedGeneration = in.Pod.Generation
 		c.LastTransitionTime = metav1.NewTime(in.Now)
@@ -52,7 +55,7 @@ func conditions(s *corev1.PodStatus, in Input) {
 
 func owned(kind corev1.PodConditionType) bool {
 	switch kind {
-	case corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
+	case corev1.PodResizePending, corev1.PodResizeInProgress, corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled:
 		return true
 	}
 	return false

@@ -50,7 +50,7 @@ func container(in Input, c *corev1.Container, old *corev1.ContainerStatus) corev
 	}
 	s := corev1.ContainerStatus{
 		Name: c.Name, RestartCount: int32(run.Attempt), Image: run.Image, ImageID: run.ImageID, ContainerID: identify(in.Runtime, run.ID),
-		VolumeMounts: mounts(c, in.RecursiveReadOnly), AllocatedResources: c.Resources.Requests, Resources: resources(c, run), User: run.User,
+		VolumeMounts: mounts(c, in.RecursiveReadOnly), AllocatedResources: c.Resources.Requests, Resources: resources(in.Pod, c, run), User: run.User,
 	}
 	if s.Image == "" {
 		s.Image = c.Image
@@ -222,11 +222,14 @@ func probed(in Input, c *corev1.Container, s *corev1.ContainerStatus) {
 }
 
 // resources are those that hold: what the runtime says of a running container, else what was asked for.
-func resources(c *corev1.Container, run plan.Container) *corev1.ResourceRequirements {
+func resources(pod *corev1.Pod, c *corev1.Container, run plan.Container) *corev1.ResourceRequirements {
 	r := c.Resources.DeepCopy()
 	r.Claims = nil
 	if run.State != plan.Running || run.Resources == nil {
 		return r
+	}
+	if differs, _ := plan.Resized(pod, c, run); !differs {
+		return r // to the kernel it is the same; the words are those of the pod
 	}
 	actual := func(list, now corev1.ResourceList) {
 		for name, quantity := range now {

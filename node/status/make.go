@@ -19,7 +19,8 @@ type Input struct {
 	Before  corev1.PodStatus // the last one: this agent's, or the API server's from an earlier agent
 	Runtime string           // the container runtime's name, which IDs begin with
 	HostIPs []string
-	Static  bool // from a file: its end is the file's, so it gets no final phase
+	Pending *plan.Verdict // why resources that the pod asks for are not agreed to: Deferred or Infeasible
+	Static  bool          // from a file: its end is the file's, so it gets no final phase
 	// RecursiveReadOnly says whether the runtime can make mounts read-only with all that is mounted below them.
 	RecursiveReadOnly bool
 }

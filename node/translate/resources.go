@@ -267,3 +267,21 @@ func shareOfPod(pod *corev1.Pod) int64 {
 func ContainerResources(node Node, pod *corev1.Pod, c *corev1.Container) *criv1.LinuxContainerResources {
 	return containerResources(node, pod, c)
 }
+
+// Actual is what a runtime says that a container has, as far as it says it. Of memory requests it knows nothing.
+func Actual(r *criv1.LinuxContainerResources) *corev1.ResourceRequirements {
+	if r == nil || (r.CpuShares == 0 && r.CpuQuota == 0 && r.MemoryLimitInBytes == 0) {
+		return nil
+	}
+	found := &corev1.ResourceRequirements{Limits: corev1.ResourceList{}, Requests: corev1.ResourceList{}}
+	if r.CpuPeriod > 0 && r.CpuQuota > 0 {
+		found.Limits[corev1.ResourceCPU] = *resource.NewMilliQuantity(r.CpuQuota*milliPerCPU/r.CpuPeriod, resource.DecimalSI)
+	}
+	if r.CpuShares > 0 {
+		found.Requests[corev1.ResourceCPU] = *resource.NewMilliQuantity((r.CpuShares*milliPerCPU+sharesPerCPU-1)/sharesPerCPU, resource.DecimalSI)
+	}
+	if r.MemoryLimitInBytes > 0 {
+		found.Limits[corev1.ResourceMemory] = *resource.NewQuantity(r.MemoryLimitInBytes, resource.BinarySI)
+	}
+	return found
+}

@@ -1,0 +1,63 @@
+package node
+
+import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+
+	"github.com/shimd/shimd/node/plan"
+)
+
+// askAgain is how often resources that the node has no room for are asked for again: another pod may have gone.
+const askAgain = 5 * time.Second
+
+// allocate answers the pod with the resources that the node agrees to: those that are asked for, if there is room, else those before.
+func (w *worker) allocate(before, asked *corev1.Pod) *corev1.Pod {
+	w.pending, w.lookAt = nil, time.Time{}
+	if !resized(before, asked) || asked.DeletionTimestamp != nil || w.fits == nil {
+		return asked
+	}
+	verdict := w.fits(asked)
+	if verdict == nil {
+		return asked
+	}
+	w.log.Info("other resources are not agreed to", "reason", verdict.Reason, "message", verdict.Message)
+	w.pending, w.lookAt = verdict, time.Now().Add(askAgain)
+	agreed := asked.DeepCopy()
+	for c := range plan.All(agreed) {
+		if old := plan.Find(before, c.Name); old != nil {
+			c.Resources = *old.Resources.DeepCopy()
+		}
+	}
+	return agreed
+}
+
+func resized(before, now *corev1.Pod) bool {
+	for c := range plan.All(now) {
+		if old := plan.Find(before, c.Name); old != nil && !equality.Semantic.DeepEqual(old.Resources, c.Resources) {
+			return true
+		}
+	}
+	return false
+}
+
+// roomFor says why the node has no room for other resources of one of its pods: not now, or not at all.
+func (a *Agent) roomFor(pod *corev1.Pod) *plan.Verdict {
+	node, err := a.cluster.Node()
+	if err != nil {
+		return nil
+	}
+	a.mu.Lock()
+	others := a.besides(string(pod.UID))
+	a.mu.Unlock()
+	if verdict := fits(pod, node, nil); verdict != nil {
+		message := strings.Replace(verdict.Message, "enough resource", "enough capacity", 1)
+		return &plan.Verdict{Reason: corev1.PodReasonInfeasible, Message: strings.Replace(message, " used: 0,", "", 1)}
+	}
+	if verdict := fits(pod, node, others); verdict != nil {
+		return &plan.Verdict{Reason: corev1.PodReasonDeferred, Message: verdict.Message}
+	}
+	return nil
+}

@@ -16,6 +16,7 @@ import (
 	"github.com/shimd/shimd/node/criclient"
 	"github.com/shimd/shimd/node/folder"
 	"github.com/shimd/shimd/node/manifest"
+	"github.com/shimd/shimd/node/metrics"
 	"github.com/shimd/shimd/node/status"
 	"github.com/shimd/shimd/node/volume"
 )
@@ -46,6 +47,7 @@ type Config struct {
 	Pressure func(pod *corev1.Pod) string
 	// Changed, if not nil, is called when the node's object has changed, and when the runtime answers (again). It must return soon.
 	Changed func()
+	Metrics *metrics.Metrics // nil: nothing is counted
 	Log     *slog.Logger
 }
 
@@ -99,7 +101,7 @@ func New(config Config) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	client, err := criclient.Dial(config.Endpoint)
+	client, err := criclient.Dial(config.Endpoint, config.Metrics.Interceptor())
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +114,7 @@ func New(config Config) (*Agent, error) {
 		config.Cluster = alone{}
 	}
 	a := &Agent{
-		shared: shared{client: client, store: store, cluster: config.Cluster, cgroups: config.Cgroups, node: node, log: config.Log},
+		shared: shared{client: client, store: store, cluster: config.Cluster, cgroups: config.Cgroups, metrics: config.Metrics, node: node, log: config.Log},
 		config: config, pods: map[string]*entry{}, problems: map[string]error{}, finished: map[string]bool{},
 		behind: status.Runtime{Endpoint: config.Endpoint, Error: notAsked},
 	}

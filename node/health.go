@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/shimd/shimd/node/metrics"
 	"github.com/shimd/shimd/node/plan"
 	"github.com/shimd/shimd/node/probe"
 	"github.com/shimd/shimd/node/status"
@@ -114,6 +115,7 @@ func (p prober) probe(ctx context.Context, kind string, spec *corev1.Probe, verd
 		if ctx.Err() != nil {
 			return result, message
 		}
+		p.count(kind, result)
 		switch result {
 		case probe.Failure:
 			tell(p.cluster, p.pod, p.c.Name, corev1.EventTypeWarning, "Unhealthy", kind+" probe failed: "+message)
@@ -133,6 +135,14 @@ func (p prober) probe(ctx context.Context, kind string, spec *corev1.Probe, verd
 		}
 		probe.Run(ctx, spec, since, told, func(r probe.Result, _ string) bool { return verdict(r) })
 	})
+}
+
+func (p prober) count(kind string, result probe.Result) {
+	name := map[probe.Result]string{probe.Success: "successful", probe.Failure: "failed"}[result]
+	if name == "" {
+		name = "unknown"
+	}
+	p.metrics.Probed(metrics.Probe{Namespace: p.pod.Namespace, Pod: p.pod.Name, UID: string(p.pod.UID), Container: p.c.Name, Kind: kind}, name)
 }
 
 // condemn has the worker stop a container that failed a probe.

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/shimd/shimd/node/criclient"
+	"github.com/shimd/shimd/node/metrics"
 	"github.com/shimd/shimd/node/plan"
 	"github.com/shimd/shimd/node/volume"
 )
@@ -111,3 +112,23 @@ func (a *Agent) Evict(uid string, verdict plan.Verdict) bool {
 
 // Addresses are the node's.
 func (a *Agent) Addresses() []string { return a.node.IPs }
+
+// Counts are how many pods and containers there are.
+func (a *Agent) Counts() metrics.Counts {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	counts := metrics.Counts{Desired: len(a.pods), Containers: map[string]int{}}
+	for _, e := range a.pods {
+		if e.worker == nil {
+			continue
+		}
+		seen := e.worker.told.Load().seen
+		if current, ok := plan.Current(seen); ok && current.Ready {
+			counts.Pods++
+		}
+		for _, run := range seen.Containers {
+			counts.Containers[map[plan.State]string{plan.Created: "created", plan.Running: "running", plan.Exited: "exited", plan.Unknown: "unknown"}[run.State]]++
+		}
+	}
+	return counts
+}

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/shimd/shimd/node/criclient"
+	"github.com/shimd/shimd/node/metrics"
 	"github.com/shimd/shimd/node/plan"
 	"github.com/shimd/shimd/node/status"
 	"github.com/shimd/shimd/node/translate"
@@ -25,7 +26,8 @@ type shared struct {
 	client  *criclient.Client
 	store   *volume.Store
 	cluster Cluster
-	cgroups Cgroups                             // nil: the runtime's own
+	cgroups Cgroups // nil: the runtime's own
+	metrics *metrics.Metrics
 	fits    func(pod *corev1.Pod) *plan.Verdict // whether the node has room for other resources of one of its pods
 	node    translate.Node
 	runtime atomic.Pointer[runtimeInfo]
@@ -390,6 +392,7 @@ func (w *worker) depart(ctx context.Context) (gone bool, next time.Time) {
 	case w.pod.DeletionTimestamp != nil:
 		w.cluster.Finish(w.pod)
 	}
+	w.metrics.Forget(string(w.pod.UID))
 	w.log.Info("the pod is gone")
 	return true, time.Time{}
 }
@@ -457,6 +460,9 @@ func (w *worker) publish() {
 	}
 	w.told.Store(tellOf(w.pod, s, extra, w.seen))
 	if w.trouble == "" && !status.Same(&s, &w.reported) {
+		if s.Phase == corev1.PodRunning && w.reported.Phase == corev1.PodPending {
+			w.metrics.Started(w.pod.CreationTimestamp.Time, w.startedAt, time.Now())
+		}
 		w.reported = s
 		w.cluster.Report(w.pod, s.DeepCopy())
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -14,9 +15,9 @@ import (
 	"github.com/shimd/shimd/node/cluster"
 	"github.com/shimd/shimd/node/criclient"
 	"github.com/shimd/shimd/node/eviction"
+	"github.com/shimd/shimd/node/metrics"
 	"github.com/shimd/shimd/node/qos"
 	"github.com/shimd/shimd/node/register"
-	"github.com/shimd/shimd/node/server"
 )
 
 // member is what makes the agent a node of a cluster.
@@ -28,7 +29,8 @@ type member struct {
 	runtime    *criclient.Client
 	tree       *qos.Tree
 	evictions  atomic.Pointer[eviction.Manager]
-	changed    chan struct{} // of one place
+	agent      atomic.Pointer[node.Agent] // set by start
+	changed    chan struct{}              // of one place
 }
 
 // join prepares what the agent has to be given: the API server, and cgroups for pods. close ends it.
@@ -51,6 +53,9 @@ func (m *member) prepare(ctx context.Context) error {
 	}
 	m.door = cluster.New(m.connection, m.NodeName, m.Log)
 	m.Cluster = m.door
+	if err := os.MkdirAll(m.RootDir, 0o711); err != nil {
+		return fmt.Errorf("making the agent's directory: %w", err)
+	}
 	if m.machine, err = register.ReadMachine("/", m.RootDir); err != nil {
 		return err
 	}
@@ -64,6 +69,12 @@ func (m *member) prepare(ctx context.Context) error {
 		}
 	}
 	m.Config.Pressure = m.underPressure
+	m.Metrics = metrics.New(m.NodeName, func() metrics.Counts {
+		if agent := m.agent.Load(); agent != nil {
+			return agent.Counts()
+		}
+		return metrics.Counts{}
+	})
 	return m.groups(ctx)
 }
 
@@ -141,50 +152,6 @@ func (m *member) driver(ctx context.Context) string {
 	default:
 		return "systemd"
 	}
-}
-
-// start runs the node's object and lease, its HTTPS API and what else belongs to a node.
-func (m *member) start(agent *node.Agent, beside func(func(context.Context) error)) error {
-	addresses := agent.Addresses()
-	api, err := server.New(server.Options{
-		Config: m.kubelet, NodeName: m.NodeName, NodeIPs: addresses, CertDir: m.certDir, Pods: agent, Runtime: agent.Runtime().Runtime,
-		Reviews: server.APIServer{Server: m.connection.Client},
-		Log:     m.Log,
-	})
-	if err != nil {
-		return err
-	}
-	labels, err := pairs(m.nodeLabels)
-	if err != nil {
-		return fmt.Errorf("--node-labels: %w", err)
-	}
-	if m.written["register-node"] {
-		m.kubelet.RegisterNode = &m.registerNode
-	}
-	cri := register.CRI{Runtime: m.runtime.Runtime, Images: m.runtime.Images}
-	registration := register.New(register.Options{
-		Identity: register.Identity{Name: m.NodeName, Addresses: addresses, Labels: labels}, Config: m.kubelet, Machine: m.machine, Runtime: cri,
-		Pressure: m.pressure, Problem: agent.Healthy, Client: m.connection.Heartbeat, Node: m.door.Node, Event: m.door.NodeEvent, Log: m.Log,
-	})
-	manager, err := m.watchPressure(agent)
-	if err != nil {
-		return err
-	}
-	beside(api.Run)
-	beside(m.rotate)
-	beside(func(ctx context.Context) error {
-		manager.Run(ctx)
-		return nil
-	})
-	beside(func(ctx context.Context) error {
-		registration.Run(ctx)
-		return nil
-	})
-	beside(func(ctx context.Context) error {
-		m.follow(ctx, cri, registration)
-		return nil
-	})
-	return nil
 }
 
 // follow tells the runtime the addresses of the node's pods whenever they, or the runtime, may have changed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/shimd/shimd/node"
 	"github.com/shimd/shimd/node/eviction"
+	"github.com/shimd/shimd/node/imagegc"
 	"github.com/shimd/shimd/node/plan"
 	"github.com/shimd/shimd/node/qos"
 	"github.com/shimd/shimd/node/register"
@@ -51,7 +53,7 @@ func (m *member) pressure() register.Pressure {
 }
 
 // watchPressure prepares the eviction of pods.
-func (m *member) watchPressure(agent *node.Agent) (*eviction.Manager, error) {
+func (m *member) watchPressure(agent *node.Agent, numbers *stats.Collector, images *imagegc.Collector) (*eviction.Manager, error) {
 	k := m.kubelet
 	thresholds, err := eviction.Thresholds(eviction.Settings{
 		Hard: k.EvictionHard, Soft: k.EvictionSoft, SoftGracePeriod: k.EvictionSoftGracePeriod, MinimumReclaim: k.EvictionMinimumReclaim,
@@ -62,7 +64,11 @@ func (m *member) watchPressure(agent *node.Agent) (*eviction.Manager, error) {
 	}
 	o := eviction.Options{
 		Thresholds: thresholds, Transition: k.EvictionPressureTransitionPeriod.Duration, MaxGrace: int64(k.EvictionMaxPodGracePeriod),
-		Machine: &eviction.Machine{NodeFs: m.RootDir, ImageFs: m.imageFs()}, Agent: evictor{agent}, Statistics: m.statistics(agent), Event: m.door.NodeEvent, Log: m.Log,
+		Machine: &eviction.Machine{NodeFs: m.RootDir, ImageFs: m.imageFs()}, Agent: evictor{agent}, Statistics: numbers, Event: m.door.NodeEvent, Log: m.Log,
+	}
+	o.Reclaim = func(ctx context.Context) error {
+		_, err := images.RemoveUnused(ctx)
+		return err
 	}
 	if m.tree != nil {
 		memory := m.forPods()[corev1.ResourceMemory]
@@ -103,7 +109,7 @@ func (m *member) imageFs() func() (string, error) {
 
 func (m *member) statistics(agent *node.Agent) *stats.Collector {
 	o := stats.Options{
-		NodeName: m.NodeName, RootDir: m.RootDir, LogDir: m.LogDir, Runtime: m.runtime.Runtime, Images: m.runtime.Images,
+		NodeName: m.NodeName, RootDir: m.RootDir, LogDir: m.LogDir, Socket: strings.TrimPrefix(m.Endpoint, "unix://"), Runtime: m.runtime.Runtime, Images: m.runtime.Images,
 		Pod: agent.PodOf, VolumePath: agent.Volumes().Path, Log: m.Log,
 	}
 	if m.tree != nil {

@@ -35,8 +35,8 @@ type Client struct {
 	Images  criv1.ImageServiceClient
 }
 
-// Dial prepares a connection; it is made, and made again, when it is used. endpoint is unix:///path or a path.
-func Dial(endpoint string) (*Client, error) {
+// Dial prepares a connection; it is made, and made again, when it is used. endpoint is unix:///path or a path. Interceptors see each call.
+func Dial(endpoint string, interceptors ...grpc.UnaryClientInterceptor) (*Client, error) {
 	path := strings.TrimPrefix(endpoint, "unix://")
 	if !strings.HasPrefix(path, "/") {
 		return nil, fmt.Errorf("connecting to the container runtime: endpoint %q is not unix:///path/to/socket: %w", endpoint, errdefs.ErrInvalidArgument)
@@ -45,7 +45,7 @@ func Dial(endpoint string) (*Client, error) {
 	conn, err := grpc.NewClient("unix://"+path,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: quick, MinConnectTimeout: 5 * time.Second}),
-		grpc.WithUnaryInterceptor(plain),
+		grpc.WithChainUnaryInterceptor(append(interceptors, plain)...),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 	)
 	if err != nil {

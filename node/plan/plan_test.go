@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 var epoch = time.Unix(1_000_000, 0)
@@ -85,6 +86,50 @@ func show(p Plan) string {
 	return strings.Join(lines, "; ")
 }
 
+func withEphemeral(p *corev1.Pod, name string) *corev1.Pod {
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: name}}}
+	return p
+}
+
+func withImage(c Container, image string) Container {
+	c.Image = image
+	return c
+}
+
+// withPolicy gives the first container a policy of its own, and a rule to restart it after an exit code.
+func withPolicy(p *corev1.Pod, policy corev1.ContainerRestartPolicy, codes ...int32) *corev1.Pod {
+	c := &p.Spec.Containers[0]
+	c.RestartPolicy = &policy
+	if len(codes) > 0 {
+		c.RestartPolicyRules = []corev1.ContainerRestartRule{{
+			Action:    corev1.ContainerRestartRuleActionRestart,
+			ExitCodes: &corev1.ContainerRestartRuleOnExitCodes{Operator: corev1.ContainerRestartRuleOnExitCodesOpIn, Values: codes},
+		}}
+	}
+	return p
+}
+
+func withPreStop(p *corev1.Pod, name string) *corev1.Pod {
+	Find(p, name).Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{}}
+	return p
+}
+
+func withCPU(p *corev1.Pod, limit string, policy corev1.ResourceResizeRestartPolicy) *corev1.Pod {
+	c := &p.Spec.Containers[0]
+	c.Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(limit)}
+	c.Resources.Requests = c.Resources.Limits
+	if policy != "" {
+		c.ResizePolicy = []corev1.ContainerResizePolicy{{ResourceName: corev1.ResourceCPU, RestartPolicy: policy}}
+	}
+	return p
+}
+
+func withLimit(c Container, limit string) Container {
+	list := corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(limit)}
+	c.Resources = &corev1.ResourceRequirements{Limits: list, Requests: list}
+	return c
+}
+
 func TestNext(t *testing.T) {
 	const always, onFailure, never = corev1.RestartPolicyAlways, corev1.RestartPolicyOnFailure, corev1.RestartPolicyNever
 	ready := []Sandbox{sandbox("S0", 0, true)}
@@ -146,6 +191,22 @@ func TestNext(t *testing.T) {
 		{name: "older dead ones go", pod: pod(always, "a"), seen: Observed{Sandboxes: ready, Containers: []Container{
 			exited("a", 0, 1, 0, 0), exited("a", 1, 1, 0, 0), run("a", 2, Running),
 		}}, want: "RemoveContainer a0"},
+		{name: "ephemeral ones start at once", pod: withEphemeral(pod(always, "i1", "a"), "e"), seen: Observed{Sandboxes: ready}, want: "start e#0 backoff 0s; start i1#0 backoff 0s"},
+		{name: "and only once", pod: withEphemeral(pod(always, "a"), "e"), seen: Observed{Sandboxes: ready, Containers: []Container{exited("e", 0, 1, 0, 0), run("a", 0, Running)}}, want: ""},
+		{name: "image changed", pod: pod(never, "a"), seen: Observed{Sandboxes: ready, Containers: []Container{withImage(run("a", 0, Running), "old")}}, want: "stop a0 grace 30s"},
+		{name: "its own policy", pod: withPolicy(pod(always, "a"), corev1.ContainerRestartPolicyNever), seen: Observed{Sandboxes: ready, Containers: []Container{exited("a", 0, 1, 0, 0)}}, want: "StopSandbox S0"},
+		{name: "its rules", pod: withPolicy(pod(never, "a"), corev1.ContainerRestartPolicyNever, 42), seen: Observed{Sandboxes: ready, Containers: []Container{exited("a", 0, 42, 0, 0)}}, want: "start a#1 backoff 10s"},
+		{name: "other exit codes than its rules'", pod: withPolicy(pod(never, "a"), corev1.ContainerRestartPolicyNever, 42), seen: Observed{Sandboxes: ready, Containers: []Container{exited("a", 0, 41, 0, 0)}}, want: "StopSandbox S0"},
+		{name: "verdict", pod: pod(always, "a"), seen: Observed{Sandboxes: ready, Containers: []Container{run("a", 0, Running)}}, verdict: &Verdict{Grace: &grace}, want: "stop a0 grace 5s"},
+		{name: "verdict, all ended", pod: pod(always, "a"), seen: Observed{Sandboxes: ready, Containers: []Container{exited("a", 0, 1, 0, 0)}}, verdict: &Verdict{}, want: "StopSandbox S0"},
+		{name: "finished before", pod: pod(never, "a"), finished: true, want: ""},
+		{name: "sidecars end one by one", pod: pod(always, "s1", "s2", "a"), seen: Observed{Sandboxes: ready, Containers: []Container{run("s1", 0, Running), run("s2", 0, Running), exited("a", 0, 0, 0, 0)}}, ending: at(0), want: "stop s20 grace 30s"},
+		{name: "their hooks run at once", pod: withPreStop(pod(always, "s1", "a"), "s1"), seen: Observed{Sandboxes: ready, Containers: []Container{run("s1", 0, Running), run("a", 0, Running)}}, ending: at(0), want: "RunPreStop s10; stop a0 grace 30s"},
+		{name: "and only once, too", pod: withPreStop(pod(always, "s1", "a"), "s1"), seen: Observed{Sandboxes: ready, Containers: []Container{run("s1", 0, Running), run("a", 0, Running)}}, memory: Memory{Hooked: map[string]bool{"s10": true}}, ending: at(0), want: "stop a0 grace 30s"},
+		{name: "resized", pod: withCPU(pod(always, "a"), "200m", ""), seen: Observed{Sandboxes: ready, Containers: []Container{withLimit(run("a", 0, Running), "100m")}}, want: "UpdateContainer a0"},
+		{name: "resized, and told so", pod: withCPU(pod(always, "a"), "200m", ""), seen: Observed{Sandboxes: ready, Containers: []Container{withLimit(run("a", 0, Running), "100m")}}, memory: Memory{Applied: map[string]string{"a0": Fingerprint(&withCPU(pod(always, "a"), "200m", "").Spec.Containers[0])}}, want: ""},
+		{name: "resized, with a restart", pod: withCPU(pod(always, "a"), "200m", corev1.RestartContainer), seen: Observed{Sandboxes: ready, Containers: []Container{withLimit(run("a", 0, Running), "100m")}}, want: "stop a0 grace 30s"},
+		{name: "the same", pod: withCPU(pod(always, "a"), "100m", corev1.RestartContainer), seen: Observed{Sandboxes: ready, Containers: []Container{withLimit(run("a", 0, Running), "100m")}}, want: ""},
 		{name: "removed: containers first", pod: pod(always, "s", "a"), seen: Observed{Sandboxes: ready, Containers: []Container{run("s", 0, Running), run("a", 0, Running)}}, ending: at(0), now: 10, want: "stop a0 grace 20s"},
 		{name: "removed: then sidecars, never without grace", pod: pod(always, "s", "a"), seen: Observed{Sandboxes: ready, Containers: []Container{run("s", 0, Running), exited("a", 0, 0, 0, 0)}}, ending: at(0), now: 40, want: "stop s0 grace 2s"},
 		{name: "removed: waits for a start", pod: pod(always, "a"), seen: Observed{Sandboxes: ready}, memory: Memory{Busy: map[string]bool{"a": true}}, ending: at(0), want: ""},

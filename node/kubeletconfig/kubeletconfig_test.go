@@ -165,3 +165,36 @@ func TestFieldsAreComplete(t *testing.T) {
 		}
 	}
 }
+
+// The table of docs/shimlet-node.md is that of this package; UPDATE_GOLDEN=1 writes it.
+func TestDocumented(t *testing.T) {
+	const page, head = "../../docs/shimlet-node.md", "| field | | why |\n|---|---|---|\n"
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after, found := strings.Cut(string(text), head)
+	if !found {
+		t.Fatalf("%s has no table", page)
+	}
+	want := ""
+	listed := fields()
+	for _, name := range slices.Sorted(maps.Keys(listed)) {
+		switch listed[name].verdict {
+		case ignored:
+			want += "| `" + name + "` | ignored | " + listed[name].why + " |\n"
+		case refused:
+			want += "| `" + name + "` | refused | " + listed[name].why + " |\n"
+		case honoured:
+		}
+	}
+	if after == want {
+		return
+	}
+	if os.Getenv("UPDATE_GOLDEN") == "" {
+		t.Fatalf("the table of %s is not what the program does; UPDATE_GOLDEN=1 go test ./node/kubeletconfig writes it", page)
+	}
+	if err := os.WriteFile(page, []byte(before+head+want), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -217,8 +217,10 @@ func eventually(t *testing.T, what string, holds func() bool) {
 func TestRun(t *testing.T) {
 	client := fake.NewClientset()
 	client.PrependReactor("create", "nodes", func(action clienttesting.Action) (bool, goruntime.Object, error) {
-		if node, ok := action.(clienttesting.CreateAction).GetObject().(*corev1.Node); ok {
-			node.UID = "uid"
+		if create, ok := action.(clienttesting.CreateAction); ok {
+			if node, ok := create.GetObject().(*corev1.Node); ok {
+				node.UID = "uid"
+			}
 		}
 		return false, nil, nil
 	})

@@ -110,7 +110,7 @@ func (m *member) imageFs() func() (string, error) {
 func (m *member) statistics(agent *node.Agent) *stats.Collector {
 	o := stats.Options{
 		NodeName: m.NodeName, RootDir: m.RootDir, LogDir: m.LogDir, Socket: strings.TrimPrefix(m.Endpoint, "unix://"), Runtime: m.runtime.Runtime, Images: m.runtime.Images,
-		Pod: agent.PodOf, VolumePath: agent.Volumes().Path, Log: m.Log,
+		Pods: agent.Pods, Pod: agent.PodOf, VolumePath: agent.Volumes().Path, Log: m.Log,
 	}
 	if m.tree != nil {
 		o.PodsCgroup = m.tree.Top()

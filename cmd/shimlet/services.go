@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -35,7 +36,8 @@ func (m *member) start(agent *node.Agent, beside func(func(context.Context) erro
 		Config: m.kubelet, NodeName: m.NodeName, NodeIPs: agent.Addresses(), CertDir: m.certDir, Pods: agent, Runtime: agent.Runtime().Runtime,
 		Reviews:    server.APIServer{Server: m.connection.Client},
 		Statistics: numbers,
-		Metrics:    server.Metrics{Own: m.Metrics.Registry, Resource: numbers.Resource(), Cadvisor: numbers.Cadvisor(), Probes: m.Metrics.Probes},
+		Metrics:    server.Metrics{Own: prometheus.Gatherers{m.Metrics.Registry, numbers.Claims()}, Resource: numbers.Resource(), Cadvisor: numbers.Cadvisor(), Probes: m.Metrics.Probes},
+		Count:      m.Metrics.Requests,
 		Log:        m.Log,
 	})
 	if err != nil {

@@ -15,7 +15,7 @@ func TestSelfHealing(t *testing.T) {
 	s.apply("self-healing/web.yaml")
 	s.rollout("deployment/web")
 	s.client(worker(0))
-	const page = "wget -T 10 -qO- http://web"
+	const page = "wget -qO- http://web || wget -qO- http://web"
 
 	// 1. A process ends: the container is started again.
 	first := s.running("app=web")[0]
@@ -123,7 +123,11 @@ func TestReadinessProbes(t *testing.T) {
 	s.endpoints("ready", 1)
 	s.event(away.Name, "Readiness probe failed")
 	s.eventually("answers of the other pod alone", func() error {
-		answers := distinct(s.ask("for i in $(seq 20); do wget -T 5 -qO- http://ready; done"))
+		said, err := s.try("exec", "client", "--", "sh", "-c", "for i in $(seq 20); do wget -qO- http://ready; done")
+		if err != nil {
+			return err
+		}
+		answers := distinct(said)
 		if len(answers) != 1 || answers[stays.Name] != 20 {
 			return fmt.Errorf("they are %v", answers)
 		}

@@ -124,6 +124,9 @@ func (w *worker) settle(pod *corev1.Pod, action plan.Action, err error) {
 		}
 	}
 	if err == nil {
+		if action.Verb == plan.RunSandbox {
+			w.volumesDue = time.Now() // they were made now: when are they due again?
+		}
 		delete(w.memory.Retry, subject)
 		if c := plan.Find(pod, action.Name); action.Verb == plan.UpdateContainer && c != nil {
 			w.memory.Applied[action.ID] = plan.Fingerprint(c)

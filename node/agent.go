@@ -44,7 +44,8 @@ type Config struct {
 	SeccompDefault bool    // RuntimeDefault for containers that ask for nothing
 	Cgroups        Cgroups // nil: the runtime's own
 	// Pressure, if not nil, says why the node can't take a pod now, for want of memory, disk or processes; "": it can.
-	Pressure func(pod *corev1.Pod) string
+	Pressure      func(pod *corev1.Pod) string
+	UnsafeSysctls []string // that pods may set beside those that only they feel; * at the end stands for anything
 	// Changed, if not nil, is called when the node's object has changed, and when the runtime answers (again). It must return soon.
 	Changed func()
 	Metrics *metrics.Metrics // nil: nothing is counted

@@ -3,7 +3,9 @@ package node
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -107,7 +109,7 @@ func tellOf(pod *corev1.Pod, s corev1.PodStatus, extra status.Extra, seen plan.O
 func newWorker(s *shared, d desired) *worker {
 	log := s.log.With("pod", d.name(), "uid", d.Pod.UID)
 	w := &worker{
-		shared: s, pod: d.Pod, asked: d.Pod, file: d.File, log: log, reported: *d.Pod.Status.DeepCopy(), startedAt: time.Now(),
+		shared: s, pod: d.Pod, asked: d.Pod, file: d.File, log: log, reported: *d.Pod.Status.DeepCopy(), startedAt: time.Now(), volumesDue: time.Now(),
 		wakeUp: make(chan struct{}, 1), end: make(chan struct{}), inbox: make(chan func(), 16),
 		memory: plan.Memory{Busy: map[string]bool{}, Retry: map[string]plan.Retry{}, Health: map[string]plan.Health{}, Hooked: map[string]bool{}, Applied: map[string]string{}},
 		known:  map[string]plan.Container{}, probes: map[string]context.CancelFunc{}, pulls: map[string]context.CancelFunc{},
@@ -225,7 +227,9 @@ func (w *worker) refresh() {
 			}
 		}
 	}
-	w.volumesDue = time.Now() // labels and annotations are shown in some
+	if !maps.Equal(before.Labels, now.Labels) || !maps.Equal(before.Annotations, now.Annotations) {
+		w.volumesDue = time.Now() // some volumes show them
+	}
 	if now.DeletionTimestamp != nil {
 		w.beginToEnd()
 	}
@@ -463,8 +467,36 @@ func (w *worker) publish() {
 		if s.Phase == corev1.PodRunning && w.reported.Phase == corev1.PodPending {
 			w.metrics.Started(w.pod.CreationTimestamp.Time, w.startedAt, time.Now())
 		}
+		w.tellOfBackOff(&s)
 		w.reported = s
 		w.cluster.Report(w.pod, s.DeepCopy())
+	}
+}
+
+// tellOfBackOff: once each time that a container begins to wait.
+func (w *worker) tellOfBackOff(now *corev1.PodStatus) {
+	waits := func(s *corev1.PodStatus, name string) string {
+		for _, list := range [][]corev1.ContainerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
+			for i := range list {
+				if list[i].Name == name && list[i].State.Waiting != nil {
+					return list[i].State.Waiting.Reason
+				}
+			}
+		}
+		return ""
+	}
+	for c := range plan.All(w.pod) {
+		reason := waits(now, c.Name)
+		if reason == waits(&w.reported, c.Name) {
+			continue
+		}
+		switch reason {
+		case status.ReasonCrashLoopBackOff:
+			w.event(c.Name, corev1.EventTypeWarning, "BackOff", "Back-off restarting failed container "+c.Name+" in pod "+status.Identity(w.pod))
+		case status.ReasonImagePullBackOff:
+			w.event(c.Name, corev1.EventTypeNormal, "BackOff", fmt.Sprintf("Back-off pulling image %q", c.Image))
+			w.event(c.Name, corev1.EventTypeWarning, "Failed", "Error: "+reason)
+		}
 	}
 }
 

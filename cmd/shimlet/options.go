@@ -146,6 +146,7 @@ func (o *options) configure() error {
 	if k.SeccompDefault != nil && !o.written["seccomp-default"] {
 		o.SeccompDefault = *k.SeccompDefault
 	}
+	o.UnsafeSysctls = k.AllowedUnsafeSysctls
 	o.ClusterDNS, o.ClusterDomain = k.ClusterDNS, k.ClusterDomain
 	if o.certDir == "" {
 		o.certDir = filepath.Join(o.RootDir, "pki")

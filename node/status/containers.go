@@ -14,13 +14,14 @@ import (
 const (
 	containerCreating      = "ContainerCreating"
 	podInitializing        = "PodInitializing"
-	crashLoopBackOff       = "CrashLoopBackOff"
 	containerStatusUnknown = "ContainerStatusUnknown"
 	unknownExitCode        = 137
 
 	// ReasonErrImagePull is of a pull that failed just now; it becomes ReasonImagePullBackOff after PullShown.
 	ReasonErrImagePull     = "ErrImagePull"
 	ReasonImagePullBackOff = "ImagePullBackOff"
+	// ReasonCrashLoopBackOff is of a container that waits for its next run.
+	ReasonCrashLoopBackOff = "CrashLoopBackOff"
 )
 
 // PullShown is how long a failed pull is shown as that, before it is shown as backing off.
@@ -74,7 +75,7 @@ func container(in Input, c *corev1.Container, old *corev1.ContainerStatus) corev
 		if wait == nil && run.State == plan.Exited && plan.RestartAt(run).After(run.FinishedAt) {
 			delay := plan.RestartAt(run).Sub(run.FinishedAt)
 			wait = &corev1.ContainerStateWaiting{
-				Reason: crashLoopBackOff, Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", delay, c.Name, Identity(in.Pod)),
+				Reason: ReasonCrashLoopBackOff, Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", delay, c.Name, Identity(in.Pod)),
 			}
 		}
 		if wait != nil {

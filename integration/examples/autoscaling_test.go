@@ -3,7 +3,6 @@ package examples_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -58,6 +57,6 @@ func TestAutoscaling(t *testing.T) {
 	s.event("consumer", "New size: 3")
 	said := s.kubectl("get", "events", "--field-selector", "involvedObject.name=consumer,reason=SuccessfulRescale")
 	if !strings.Contains(said, "New size: 1") {
-		t.Error(fmt.Sprint("the autoscaler says\n", said))
+		t.Errorf("the autoscaler says\n%s", said)
 	}
 }

@@ -2,6 +2,7 @@ package examples_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -83,7 +84,7 @@ func containerCgroup(t *testing.T, pod corev1.Pod) string {
 			found = path
 			return fs.SkipAll
 		}
-		if os.IsNotExist(err) {
+		if errors.Is(err, fs.ErrNotExist) {
 			return nil // other pods come and go
 		}
 		return err
@@ -139,7 +140,7 @@ func TestPreemption(t *testing.T) {
 	s.eventually("an event that tells of the preemption", func() error {
 		events, err := s.try("get", "events", "--field-selector", "reason=Preempted", "-o", "name")
 		if err == nil && events == "" {
-			err = fmt.Errorf("there is none")
+			err = errors.New("there is none")
 		}
 		return err
 	})

@@ -20,7 +20,7 @@ func TestOperator(t *testing.T) {
 	address := s.field("myapp/hello", "{.status.address}")
 	s.client("")
 	s.eventually("an answer at "+address, func() error {
-		page, err := s.try("exec", "client", "--", "wget", "-T", "10", "-qO-", "http://"+address)
+		page, err := s.try("exec", "client", "--", "wget", "-qO-", "http://"+address)
 		if err == nil && !strings.Contains(page, "nginx") {
 			err = fmt.Errorf("the page is %q", page)
 		}

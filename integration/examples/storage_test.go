@@ -62,7 +62,7 @@ func TestStatefulSet(t *testing.T) {
 		t.Helper()
 		want := fmt.Sprintf("data of db-%d", i)
 		s.eventually(want, func() error {
-			said, err := s.try("exec", "client", "--", "wget", "-T", "10", "-qO-", fmt.Sprintf("http://db-%d.db", i))
+			said, err := s.try("exec", "client", "--", "wget", "-qO-", fmt.Sprintf("http://db-%d.db", i))
 			if err == nil && strings.TrimSpace(said) != want {
 				err = fmt.Errorf("the page is %q", said)
 			}

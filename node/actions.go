@@ -149,7 +149,7 @@ func (w *worker) settle(pod *corev1.Pod, action plan.Action, err error) {
 func (w *worker) retry(before plan.Retry, reason string, err error) plan.Retry {
 	now := time.Now()
 	retry := plan.NextRetry(before, now, reason, err.Error())
-	first, longest := time.Duration(0), time.Duration(0)
+	var first, longest time.Duration
 	switch {
 	case criclient.IsUnavailable(err): // not its fault: soon again, and the back-off stays as it was
 		retry.Delay, retry.Until = before.Delay, now.Add(time.Second)

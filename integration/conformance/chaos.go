@@ -29,7 +29,7 @@ func Chaos(ctx context.Context, pause time.Duration, kills []func(context.Contex
 		}
 		if err := kills[n%len(kills)](ctx); err != nil {
 			if ctx.Err() != nil {
-				return n, nil // cut short
+				return n, nil //nolint:nilerr // cut short
 			}
 			return n, fmt.Errorf("killing shimd for the %dth time: %w", n+1, err)
 		}

@@ -139,7 +139,7 @@ func TestConfiguration(t *testing.T) {
 		return func() error {
 			for _, pod := range s.running("app=app") {
 				if said, err := s.try("exec", pod.Name, "--", "sh", "-c", command); err != nil || strings.TrimSpace(said) != wanted {
-					return fmt.Errorf("%s in %s: %q (%v)", command, pod.Name, said, err)
+					return fmt.Errorf("%s in %s: %q (%w)", command, pod.Name, said, errors.Join(err))
 				}
 			}
 			return nil

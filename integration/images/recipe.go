@@ -109,7 +109,7 @@ func (b *builder) makeLocked(r recipe) (v1.Image, error) {
 	if err != nil || found {
 		return image, err
 	}
-	base := v1.Image(empty.Image)
+	base := empty.Image
 	if below := r.below(); below != nil {
 		if base, err = b.makeLocked(*below); err != nil {
 			return nil, err

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -88,7 +87,11 @@ func (s store) lock(ctx context.Context) (unlock func(), err error) {
 	case err = <-locked:
 	case <-ctx.Done():
 		// The goroutine keeps the file until it has the lock.
-		go func() { <-locked; _ = f.Close() }()
+		go func() {
+			if <-locked == nil {
+				f.Close()
+			}
+		}()
 		return nil, fmt.Errorf("waiting for another process to build images: %w", context.Cause(ctx))
 	}
 	if err != nil {
@@ -154,13 +157,3 @@ func (l storedLayer) Digest() (v1.Hash, error)            { return l.descriptor.
 func (l storedLayer) Size() (int64, error)                { return l.descriptor.Size, nil }
 func (l storedLayer) MediaType() (types.MediaType, error) { return l.descriptor.MediaType, nil }
 func (l storedLayer) Compressed() (io.ReadCloser, error)  { return os.Open(l.path) }
-
-// fileName makes a name for a file of the cache out of anything.
-func fileName(parts ...string) string {
-	return strings.Map(func(r rune) rune {
-		if strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_", r) {
-			return r
-		}
-		return '-'
-	}, strings.Join(parts, "-"))
-}

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -118,7 +119,7 @@ func kubeconfigFor(config *rest.Config, pem string) clientcmdapi.Config {
 func Rotate(ctx context.Context, connection *Connection, c Credentials) error {
 	used, usedErr := os.Stat(connection.Config.CertFile)
 	kept, keptErr := os.Stat(c.current())
-	if usedErr != nil || keptErr != nil || !os.SameFile(used, kept) {
+	if errors.Join(usedErr, keptErr) != nil || !os.SameFile(used, kept) {
 		c.Log.Info("the client certificate is not renewed by shimlet: the kubeconfig does not name the one that it keeps", "kept", c.current())
 		return nil
 	}
@@ -141,7 +142,7 @@ func Rotate(ctx context.Context, connection *Connection, c Credentials) error {
 			return nil
 		}
 		if err := c.persist(ctx, connection.Client); err != nil {
-			return nil // the context ended; else it goes on until it has worked
+			return nil //nolint:nilerr // the context ended; else it goes on until it has worked
 		}
 		c.Log.Info("the client certificate was renewed")
 	}

@@ -63,7 +63,8 @@ func (l *library) run(ctx context.Context) {
 	}
 	l.mu.Unlock()
 	<-ctx.Done()
-	l.mu.Lock() // none is opened after this
+	l.mu.Lock()
+	l.ctx = nil // none is opened after this
 	l.mu.Unlock()
 	l.group.Wait()
 }

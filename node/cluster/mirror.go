@@ -64,9 +64,9 @@ func (w *writer) reflectStatic(ctx context.Context, name types.NamespacedName) e
 		return nil
 	}
 	node, err := w.node()
-	if err != nil { // the node is just being registered
+	if err != nil {
 		w.queue.AddAfter(task{mirror: name}, firstRetry)
-		return nil
+		return nil //nolint:nilerr // the node is just being registered
 	}
 	made, err := w.client.Pods(name.Namespace).Create(ctx, mirrorOf(static, node), metav1.CreateOptions{})
 	switch {

@@ -50,10 +50,10 @@ func New(secrets []*corev1.Secret) (*Keyring, error) {
 	for _, secret := range secrets {
 		doc := document{}
 		var err error
-		switch {
-		case secret.Type == corev1.SecretTypeDockerConfigJson:
+		switch secret.Type {
+		case corev1.SecretTypeDockerConfigJson:
 			err = json.Unmarshal(secret.Data[corev1.DockerConfigJsonKey], &doc)
-		case secret.Type == corev1.SecretTypeDockercfg:
+		case corev1.SecretTypeDockercfg:
 			err = json.Unmarshal(secret.Data[corev1.DockerConfigKey], &doc.Auths)
 		default:
 			continue

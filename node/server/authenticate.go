@@ -141,7 +141,7 @@ func (a *authorities) pool() (*x509.CertPool, error) {
 	}
 	if err != nil {
 		if a.roots != nil {
-			return a.roots, nil //nolint:nilerr // a file that is just being written: what was good stays
+			return a.roots, nil // a file that is just being written: what was good stays
 		}
 		return nil, fmt.Errorf("reading the certificates of clients' authorities, %s: %w", a.path, err)
 	}

@@ -48,7 +48,7 @@ func (k *keyPair) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	if err != nil {
 		if k.pair != nil {
-			return k.pair, nil //nolint:nilerr // as the comment says
+			return k.pair, nil // as the comment says
 		}
 		return nil, fmt.Errorf("reading the serving certificate %s and its key %s: %w", k.certificate, k.key, err)
 	}

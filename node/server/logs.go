@@ -190,7 +190,7 @@ func logOf(pod *corev1.Pod, name string, previous bool) (string, error) {
 	if found == nil {
 		return "", fmt.Errorf("container %q in pod %q is not available", name, pod.Name)
 	}
-	id := ""
+	var id string
 	last := found.LastTerminationState.Terminated
 	before := ""
 	if last != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/httpstream"
+	"k8s.io/apimachinery/pkg/util/httpstream" //nolint:staticcheck // what client-go's connections are made of
 	"k8s.io/client-go/rest"
 	clientforward "k8s.io/client-go/tools/portforward"
 	client "k8s.io/client-go/tools/remotecommand"

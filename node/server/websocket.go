@@ -184,7 +184,7 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, location string)
 	request.Header.Set("Upgrade", spdy.HeaderSpdy31)
 	request.Header["X-Stream-Protocol-Version"] = protocols
 	transport := &http.Transport{DisableKeepAlives: true, DisableCompression: true}
-	answer, err := transport.RoundTrip(request)
+	answer, err := transport.RoundTrip(request) //nolint:bodyclose // it is: below, and the linter does not see it through the interface
 	if err != nil {
 		plainError(w, http.StatusInternalServerError, fmt.Sprintf("connecting to the runtime's streaming server: %v", err))
 		return

@@ -153,7 +153,7 @@ func kindOf(v any) string {
 
 // Path is where a volume has its content on this node; "" if it has none, or if that is not known before Prepare.
 func (s *Store) Path(pod *corev1.Pod, v *corev1.Volume) string {
-	plugin := ""
+	var plugin string
 	switch {
 	case v.HostPath != nil:
 		return v.HostPath.Path

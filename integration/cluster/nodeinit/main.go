@@ -53,7 +53,7 @@ func run(args []string) (int, error) {
 		}
 		return namespaces.Run(context.Background(), pid, args[2:]...)
 	}
-	return 0, errors.New("usage: nodeinit init PLAN | nodeinit enter PID COMMAND... | nodeinit run GROUP UID COMMAND...")
+	return 0, errors.New("usage: nodeinit init PLAN, nodeinit enter PID COMMAND, or nodeinit run GROUP UID COMMAND")
 }
 
 // become executes a command. It returns only with an error.

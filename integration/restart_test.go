@@ -146,6 +146,44 @@ func TestDaemonKilledWhilePodsRunAndLog(t *testing.T) {
 	wantCounted(t, filepath.Join(p.logs, "writer.log"))
 }
 
+// A stop that a restart cut short ends when it was to end, with however much patience it is asked for again: else a container that ignores its signal
+// is never stopped while the daemon is restarted again and again.
+func TestStopIsNotBegunAnewByARestart(t *testing.T) {
+	d, client := start(t, daemon.Config{})
+	p := runPod(t, client, "stubborn")
+	id := p.start(t, client, criclient.Container("stubborn", pull(t, client), "sh", "-c", "trap 'touch /told' TERM; touch /listens; while :; do usleep 10000; done"))
+	has := func(file string) func() bool {
+		return func() bool {
+			_, code, err := client.Exec(t.Context(), id, "test", "-e", file)
+			return err == nil && code == 0
+		}
+	}
+	eventually(t, "the container listens to signals", has("/listens"))
+	first := make(chan error, 1)
+	go func() {
+		_, err := client.StopContainer(t.Context(), &criv1.StopContainerRequest{ContainerId: id, Timeout: 20})
+		first <- err
+	}()
+	eventually(t, "the container is told to stop", has("/told"))
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-first; err == nil {
+		t.Fatal("a stop was answered by a daemon that was killed")
+	}
+	if err := d.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	deadline, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if _, err := client.StopContainer(deadline, &criv1.StopContainerRequest{ContainerId: id, Timeout: 3600}); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := client.Status(t.Context(), id); err != nil || status.State != criv1.ContainerState_CONTAINER_EXITED || status.ExitCode != 137 {
+		t.Errorf("%v, %v", status, err)
+	}
+}
+
 func TestKeeperKilled(t *testing.T) {
 	d, client := start(t, daemon.Config{})
 	image := pull(t, client)

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/runtime/request"
@@ -15,6 +16,8 @@ type container struct {
 	sandbox *sandbox
 	dir     string // below the state directory: record and FIFOs
 	files   string // below the root directory: the image's volumes
+	// promised is when a stop that began under an earlier daemon was to end in SIGKILL; zero when none did.
+	promised time.Time
 
 	op sync.Mutex // held by create, start and remove
 
@@ -33,12 +36,13 @@ type container struct {
 
 func (r *Runtime) newContainer(s *sandbox, record containerRecord) *container {
 	return &container{
-		id:      record.ID,
-		sandbox: s,
-		dir:     filepath.Join(r.State, "containers", string(record.ID)),
-		files:   filepath.Join(r.Root, "volumes", string(record.ID)),
-		record:  record,
-		exited:  make(chan struct{}),
+		id:       record.ID,
+		sandbox:  s,
+		dir:      filepath.Join(r.State, "containers", string(record.ID)),
+		files:    filepath.Join(r.Root, "volumes", string(record.ID)),
+		promised: record.KillAt,
+		record:   record,
+		exited:   make(chan struct{}),
 	}
 }
 

@@ -40,6 +40,7 @@ func (r *Runtime) endContainer(ctx context.Context, c *container, grace time.Dur
 		return nil
 	}
 	if grace > 0 {
+		patience := c.patience(grace)
 		stopSignal := unix.SignalNum(record.StopSignal)
 		if stopSignal == 0 {
 			stopSignal = unix.SIGTERM
@@ -47,7 +48,7 @@ func (r *Runtime) endContainer(ctx context.Context, c *container, grace time.Dur
 		if err := r.signal(ctx, c, stopSignal); err != nil {
 			return err
 		}
-		timer := time.NewTimer(grace)
+		timer := time.NewTimer(patience)
 		defer timer.Stop()
 		select {
 		case <-c.exited:
@@ -66,6 +67,23 @@ func (r *Runtime) endContainer(ctx context.Context, c *container, grace time.Dur
 	case <-ctx.Done():
 		return fmt.Errorf("process %d has not ended after SIGKILL (is it in uninterruptible sleep, or frozen?): %w", record.Process.PID, ctx.Err())
 	}
+}
+
+// patience is how long a stop waits between its signal and SIGKILL. The end is recorded first, and one that an earlier daemon recorded holds: clients ask again
+// when a restart cut their stop short, and with a whole grace period each time, a container that ignores its signal would outlive every daemon that is
+// restarted sooner than that.
+func (c *container) patience(grace time.Duration) time.Duration {
+	killAt := time.Now().Add(grace)
+	if !c.promised.IsZero() && c.promised.Before(killAt) {
+		return max(time.Until(c.promised), 0)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.record.Phase == containerRunning && !c.removed && (c.record.KillAt.IsZero() || killAt.Before(c.record.KillAt)) {
+		c.record.KillAt = killAt
+		_ = writeRecord(c.dir, c.record) // on a full disk a stop goes on, and a restart in its midst costs another grace period
+	}
+	return grace
 }
 
 // settled waits for a creation and a start under way: what is not yet running can't be stopped, and what is still being made would

@@ -76,6 +76,7 @@ type containerRecord struct {
 	ImageID    string
 	ImageRef   string
 	StopSignal string
+	KillAt     time.Time // when the stop under way ends in SIGKILL; zero before the first
 	CreatedAt  time.Time
 	StartedAt  time.Time
 	FinishedAt time.Time

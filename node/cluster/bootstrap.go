@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -117,9 +116,7 @@ func kubeconfigFor(config *rest.Config, pem string) clientcmdapi.Config {
 // kubelet-client-current.pem of CertDir, as Bootstrap and kubeadm write it: that file is replaced, and connections follow it (Connect). Any other
 // certificate is whoever's who made it: nothing is done.
 func Rotate(ctx context.Context, connection *Connection, c Credentials) error {
-	used, usedErr := os.Stat(connection.Config.CertFile)
-	kept, keptErr := os.Stat(c.current())
-	if errors.Join(usedErr, keptErr) != nil || !os.SameFile(used, kept) {
+	if !ours(connection.Config.CertFile, c.current()) {
 		c.Log.Info("the client certificate is not renewed by shimlet: the kubeconfig does not name the one that it keeps", "kept", c.current())
 		return nil
 	}
@@ -146,6 +143,13 @@ func Rotate(ctx context.Context, connection *Connection, c Credentials) error {
 		}
 		c.Log.Info("the client certificate was renewed")
 	}
+}
+
+// ours says whether the certificate in use is the one that is kept; a file that is not there is neither.
+func ours(used, kept string) bool {
+	usedInfo, usedErr := os.Stat(used)
+	keptInfo, keptErr := os.Stat(kept)
+	return usedErr == nil && keptErr == nil && os.SameFile(usedInfo, keptInfo)
 }
 
 // renewal is when a certificate is renewed: after 70 to 90 % of its life, as the kubelet does, so that the nodes don't all come at once.

@@ -27,7 +27,7 @@ type Cluster struct {
 	stop     context.CancelFunc // of events
 	table    *table
 	shelf    *shelf
-	library  *library
+	followed *library
 	writer   *writer
 	notices  *notices
 	synced   chan struct{} // closed when pods have been listed once
@@ -48,7 +48,7 @@ func New(connection *Connection, nodeName string, log *slog.Logger) *Cluster {
 	}
 	c.events = newRecorder(ctx, connection, nodeName, log)
 	c.writer = newWriter(connection.Client, c.table, c.shelf.theNode, log)
-	c.library = newLibrary(c.lookups, log, c.notices.objects)
+	c.followed = newLibrary(c.lookups, log, c.notices.objects)
 	return c
 }
 
@@ -63,7 +63,7 @@ func (c *Cluster) Follow(ctx context.Context, listener node.Listener) {
 	var group sync.WaitGroup
 	defer group.Wait()
 	group.Go(func() { c.notices.deliver(ctx, c, listener) })
-	group.Go(func() { c.library.run(ctx) })
+	group.Go(func() { c.followed.run(ctx) })
 	group.Go(func() {
 		reflect(ctx, c.log, c.lookups, c.lookups.Pods(metav1.NamespaceAll),
 			fields.OneTermEqualSelector("spec.nodeName", c.name).String(), sink[*corev1.Pod]{set: c.podShown, gone: c.podGone, all: c.podsListed})
@@ -118,15 +118,15 @@ func (c *Cluster) podShown(pod *corev1.Pod) {
 
 func (c *Cluster) refer(pod *corev1.Pod) {
 	if terminal(pod.Status.Phase) || isMirror(pod) {
-		c.library.refer(pod.UID, nil)
+		c.followed.refer(pod.UID, nil)
 		return
 	}
-	c.library.refer(pod.UID, references(pod))
+	c.followed.refer(pod.UID, references(pod))
 }
 
 func (c *Cluster) podGone(pod *corev1.Pod) {
 	c.table.remove(pod)
-	c.library.refer(pod.UID, nil)
+	c.followed.refer(pod.UID, nil)
 	if isMirror(pod) {
 		c.writer.shown(pod)
 		return
@@ -137,7 +137,7 @@ func (c *Cluster) podGone(pod *corev1.Pod) {
 
 func (c *Cluster) podsListed(pods []*corev1.Pod) {
 	for _, pod := range c.table.replace(pods) {
-		c.library.refer(pod.UID, nil)
+		c.followed.refer(pod.UID, nil)
 		c.writer.forget(pod.UID)
 	}
 	for _, pod := range pods {

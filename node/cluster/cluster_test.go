@@ -266,7 +266,7 @@ func TestObjects(t *testing.T) {
 	if err := client.CoreV1().Pods("n").Delete(t.Context(), "reader", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "nothing is watched any more", func() bool { c.library.mu.Lock(); defer c.library.mu.Unlock(); return len(c.library.books) == 0 })
+	eventually(t, "nothing is watched any more", func() bool { c.followed.mu.Lock(); defer c.followed.mu.Unlock(); return len(c.followed.books) == 0 })
 	if handler, err := c.RuntimeHandler(t.Context(), "fast"); handler != "crun" || err != nil {
 		t.Errorf("RuntimeClass: %q, %v", handler, err)
 	}
@@ -288,7 +288,7 @@ func TestForbiddenAtFirst(t *testing.T) {
 	if _, err := client.CoreV1().Pods("n").Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the reference is seen", func() bool { c.library.mu.Lock(); defer c.library.mu.Unlock(); return len(c.library.books) == 1 })
+	eventually(t, "the reference is seen", func() bool { c.followed.mu.Lock(); defer c.followed.mu.Unlock(); return len(c.followed.books) == 1 })
 	if _, err := c.Secret(t.Context(), "n", "pull"); err != nil {
 		t.Error(err)
 	}

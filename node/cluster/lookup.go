@@ -36,7 +36,7 @@ func patient[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 
 // ConfigMap implements objects.Source.
 func (c *Cluster) ConfigMap(ctx context.Context, namespace, name string) (*corev1.ConfigMap, error) {
-	object, err := c.library.get(ctx, reference{false, namespace, name})
+	object, err := c.followed.get(ctx, reference{false, namespace, name})
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (c *Cluster) ConfigMap(ctx context.Context, namespace, name string) (*corev
 
 // Secret implements objects.Source.
 func (c *Cluster) Secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
-	object, err := c.library.get(ctx, reference{true, namespace, name})
+	object, err := c.followed.get(ctx, reference{true, namespace, name})
 	if err != nil {
 		return nil, err
 	}

@@ -129,10 +129,10 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := os.Chmod(c.config.Dir, 0o711); err != nil {
 		return fmt.Errorf("opening the cluster's directory: %w", err)
 	}
-	c.user = controlPlaneUser(c.config.Dir)
 	if err := c.findPrograms(ctx); err != nil {
 		return err
 	}
+	c.user = controlPlaneUser(c.config.Dir, c.config.Programs)
 	if err := c.makeCertificates(); err != nil {
 		return err
 	}

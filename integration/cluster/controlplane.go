@@ -83,20 +83,27 @@ func (c *Cluster) handOver(pki string) error {
 }
 
 // controlPlaneUser is a user ID of this cluster's own for its control plane, which needs no rights. It also has limits of its own: the kernel counts inotify
-// instances by user, and a few clusters would use up root's. Where a directory on the way is closed to others, it is root after all.
-func controlPlaneUser(dir string) int {
-	for at := dir; ; at = filepath.Dir(at) {
-		info, err := os.Stat(at)
-		if err != nil || info.Mode().Perm()&0o001 == 0 {
-			return 0
-		}
-		if at == "/" {
-			break
-		}
+// instances by user, and a few clusters would use up root's. Where a directory on the way to its files or programs is closed to others, it is root after all.
+func controlPlaneUser(dir, programs string) int {
+	if !reachable(dir) || !reachable(programs) {
+		return 0
 	}
 	const first, count = 2_000_000, 1_000_000 // beyond what systems and user namespaces give out by default
 	sum := sha256.Sum256([]byte(dir))
 	return first + int(binary.BigEndian.Uint32(sum[:]))%count
+}
+
+// reachable says whether any user can pass through a directory and all above it.
+func reachable(dir string) bool {
+	for at := dir; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil || info.Mode().Perm()&0o001 == 0 {
+			return false
+		}
+		if at == "/" {
+			return true
+		}
+	}
 }
 
 // kubeletClient is who the API server is to kubelets; manifests/rbac.yaml lets it in.

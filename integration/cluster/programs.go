@@ -22,6 +22,10 @@ func Prepare(ctx context.Context, root, dir string, progress func(format string,
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("making the directory of the cluster's programs: %w", err)
 	}
+	// A temporary directory is closed to others, and the control plane's user is one of them.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return fmt.Errorf("opening the directory of the cluster's programs: %w", err)
+	}
 	built, err := tools.BuildPrograms(ctx, root, tools.ClusterPrograms(), progress)
 	if err != nil {
 		return err
@@ -94,7 +98,12 @@ func (c *Cluster) findPrograms(ctx context.Context) error {
 		c.config.Programs = c.path("bin")
 		return Prepare(ctx, root, c.config.Programs, c.progress)
 	}
-	if _, err := os.Stat(c.program("nodeinit")); err != nil {
+	dir, err := filepath.Abs(c.config.Programs)
+	if err == nil {
+		c.config.Programs = dir
+		_, err = os.Stat(c.program("nodeinit"))
+	}
+	if err != nil {
 		return fmt.Errorf("looking for the cluster's programs: %w", err)
 	}
 	return nil

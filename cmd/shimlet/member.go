@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimd/shimd/node"
 	"github.com/shimd/shimd/node/cluster"
@@ -142,16 +141,12 @@ func (m *member) driver(ctx context.Context) string {
 	if _, err := m.runtime.Version(ctx); err != nil { // waits for one that is just starting
 		m.Log.Warn("the container runtime does not answer yet", "error", err)
 	}
-	answer, err := m.runtime.Runtime.RuntimeConfig(ctx, &criv1.RuntimeConfigRequest{})
-	switch {
-	case err != nil:
+	driver, err := m.runtime.CgroupDriver(ctx)
+	if err != nil {
 		m.Log.Warn("the runtime does not tell its cgroup driver; the configuration's is used", "driver", m.kubelet.CgroupDriver, "error", err)
 		return m.kubelet.CgroupDriver
-	case answer.GetLinux().GetCgroupDriver() == criv1.CgroupDriver_CGROUPFS:
-		return "cgroupfs"
-	default:
-		return "systemd"
 	}
+	return driver
 }
 
 // follow tells the runtime the addresses of the node's pods whenever they, or the runtime, may have changed.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
-	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimd/shimd/node"
 	"github.com/shimd/shimd/node/eviction"
@@ -95,15 +94,9 @@ func (m *member) imageFs() func() (string, error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		answer, err := m.runtime.Images.ImageFsInfo(ctx, &criv1.ImageFsInfoRequest{})
-		if err != nil {
-			return "", fmt.Errorf("asking the runtime where images are: %w", err)
-		}
-		if len(answer.ImageFilesystems) == 0 {
-			return "", fmt.Errorf("asking the runtime where images are: it does not say: %w", errdefs.ErrNotImplemented)
-		}
-		known = answer.ImageFilesystems[0].GetFsId().GetMountpoint()
-		return known, nil
+		var err error
+		known, err = m.runtime.ImageMountpoint(ctx)
+		return known, err
 	}
 }
 

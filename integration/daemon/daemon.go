@@ -249,11 +249,22 @@ func (d *Daemon) Cleanup(ctx context.Context) error {
 		"--config", d.path("shimd.toml"), "--root", d.Root(), "--state", d.State()).CombinedOutput(); cleanErr != nil {
 		err = errors.Join(err, fmt.Errorf("running shimd cleanup: %w\n%s", cleanErr, out))
 	}
-	left, keeperErr := d.Keepers()
+	left, keeperErr := d.awaitKeepers()
 	for _, pid := range left {
 		err = errors.Join(err, fmt.Errorf("the keeper (process %d) still runs after shimd cleanup", pid), syscall.Kill(pid, syscall.SIGKILL))
 	}
 	return errors.Join(err, keeperErr)
+}
+
+// awaitKeepers answers the keepers that stay. One that has been told to end has answered before it does.
+func (d *Daemon) awaitKeepers() ([]int, error) {
+	const patience = 10 * time.Second
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		left, err := d.Keepers()
+		if err != nil || len(left) == 0 || time.Now().After(deadline) {
+			return left, err
+		}
+	}
 }
 
 // Client opens a CRI client.

@@ -186,7 +186,7 @@ func TestUpgradeWhileContainersLog(t *testing.T) {
 	if err != nil {
 		t.Skipf("another version can't be built: %v", err)
 	}
-	for _, version := range []string{"next", "after-next"} {
+	for _, version := range []string{"1.2.3-next", "1.2.4-after-next"} {
 		programs := filepath.Join(filepath.Dir(d.LogFile()), version) // there as long as the daemon
 		if err := os.Mkdir(programs, 0o755); err != nil {
 			t.Fatal(err)

@@ -99,6 +99,13 @@ func start(t *testing.T, objects ...runtime.Object) (*fake.Clientset, *Cluster, 
 	return client, c, listener
 }
 
+// react adds a reaction while reflectors already ask the client, whose own method takes no lock.
+func react(client *fake.Clientset, verb, resource string, reaction clienttesting.ReactionFunc) {
+	client.Lock()
+	defer client.Unlock()
+	client.PrependReactor(verb, resource, reaction)
+}
+
 func mine(name string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: name, UID: types.UID("uid-" + name), Generation: 1},
@@ -152,7 +159,7 @@ func TestFinish(t *testing.T) {
 	client, c, _ := start(t, gone)
 	var mu sync.Mutex
 	var deletions []metav1.DeleteOptions
-	client.PrependReactor("delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+	react(client, "delete", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		if deletion, ok := action.(clienttesting.DeleteActionImpl); ok {
@@ -281,7 +288,7 @@ func TestForbiddenAtFirst(t *testing.T) {
 	pod.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}}
 	client, c, _ := start(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "pull"}})
 	refusals := 3
-	client.PrependReactor("list", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
+	react(client, "list", "secrets", func(clienttesting.Action) (bool, runtime.Object, error) {
 		refusals--
 		return refusals >= 0, nil, apierrors.NewForbidden(schema.GroupResource{Resource: "secrets"}, "pull", errors.New("no relationship found"))
 	})

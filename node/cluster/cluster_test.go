@@ -224,6 +224,28 @@ func TestMirrorPods(t *testing.T) {
 	}
 }
 
+// A mirror pod may be gone again before the API server's answer to its creation arrives.
+func TestMirrorDeletedWhileItIsMade(t *testing.T) {
+	client, c, _ := start(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "me", UID: "node"}})
+	static := mine("web")
+	static.Annotations = map[string]string{sourceAnnotation: "file", hashAnnotation: "v1"}
+	pods := corev1.SchemeGroupVersion.WithResource("pods")
+	made := 0
+	react(client, "create", "pods", func(action clienttesting.Action) (bool, runtime.Object, error) {
+		create, ok := action.(clienttesting.CreateAction)
+		if made++; !ok || made > 1 {
+			return false, nil, nil
+		}
+		err := client.Tracker().Create(pods, create.GetObject(), "n")
+		eventually(t, "the mirror is seen", func() bool { return c.table.mirror(nameOf(static)) != nil })
+		err = errors.Join(err, client.Tracker().Delete(pods, "n", "web"))
+		eventually(t, "its end is seen", func() bool { return c.table.mirror(nameOf(static)) == nil })
+		return true, create.GetObject(), err
+	})
+	c.Mirror(static)
+	eventually(t, "it is made anew", func() bool { return get(t, client, "web") != nil })
+}
+
 func TestObjects(t *testing.T) {
 	config := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "n", Name: "conf", ResourceVersion: "1"}, Data: map[string]string{"k": "1"}}
 	pod := mine("reader")

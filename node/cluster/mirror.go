@@ -68,7 +68,8 @@ func (w *writer) reflectStatic(ctx context.Context, name types.NamespacedName) e
 		w.queue.AddAfter(task{mirror: name}, firstRetry)
 		return nil //nolint:nilerr // the node is just being registered
 	}
-	made, err := w.client.Pods(name.Namespace).Create(ctx, mirrorOf(static, node), metav1.CreateOptions{})
+	// The watch shows the new object, and that puts it into the table: the answer may come after somebody has deleted it again.
+	_, err = w.client.Pods(name.Namespace).Create(ctx, mirrorOf(static, node), metav1.CreateOptions{})
 	switch {
 	case apierrors.IsAlreadyExists(err): // the watch will show it, or it is a pod of another node's: nothing to do about that
 		w.log.Debug("a pod of a static pod's name exists already", "pod", name)
@@ -76,8 +77,6 @@ func (w *writer) reflectStatic(ctx context.Context, name types.NamespacedName) e
 	case err != nil:
 		return fmt.Errorf("making mirror pod %s: %w", name, kind(err))
 	}
-	w.table.made(made)
-	w.queue.Add(task{uid: static.UID})
 	return nil
 }
 

@@ -109,15 +109,6 @@ func (t *table) wrote(pod *corev1.Pod) {
 	}
 }
 
-// made takes in a pod that was just created, unless the watch was faster.
-func (t *table) made(pod *corev1.Pod) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.pods[pod.UID] == nil {
-		t.put(pod)
-	}
-}
-
 // newer compares versions of one object. Versions that are no numbers (of fakes) are taken for newer.
 func newer(a, b *corev1.Pod) bool {
 	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)

@@ -2,7 +2,6 @@ package node
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,7 +22,7 @@ func (a *Agent) admit(d desired) *plan.Verdict {
 	}
 	verdict := a.underPressure(d)
 	if verdict == nil && d.File == "" {
-		verdict = sysctls(d.Pod, a.config.UnsafeSysctls)
+		verdict = admitSysctls(d.Pod, a.config.UnsafeSysctls)
 	}
 	node, err := a.cluster.Node()
 	if verdict == nil && err == nil { // without a cluster, or before it has answered, whoever named the node is believed
@@ -57,27 +56,6 @@ func (a *Agent) besides(uid string) []*corev1.Pod {
 		}
 	}
 	return others
-}
-
-// sysctls: those that another pod, or the node, could feel are refused, unless the node's configuration allows them.
-func sysctls(pod *corev1.Pod, allowed []string) *plan.Verdict {
-	for _, sysctl := range pod.Spec.SecurityContext.Sysctls {
-		name := strings.ReplaceAll(sysctl.Name, "/", ".")
-		ok := slices.ContainsFunc(allowed, func(pattern string) bool {
-			prefix, wild := strings.CutSuffix(pattern, "*")
-			return pattern == name || (wild && strings.HasPrefix(name, prefix))
-		})
-		switch name { // the kubelet's list (pkg/kubelet/sysctl/safe_sysctls.go)
-		case "kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.tcp_syncookies", "net.ipv4.ping_group_range", "net.ipv4.ip_unprivileged_port_start",
-			"net.ipv4.ip_local_reserved_ports", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl",
-			"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem":
-			ok = true
-		}
-		if !ok {
-			return &plan.Verdict{Reason: "SysctlForbidden", Message: fmt.Sprintf("forbidden sysctl: %q not allowlisted", name)}
-		}
-	}
-	return nil
 }
 
 // usesNode says whether a pod's requests count; safe from any goroutine.

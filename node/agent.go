@@ -98,6 +98,9 @@ func New(config Config) (*Agent, error) {
 			return nil, fmt.Errorf("the node's address %q is not an IP address: %w", ip, errdefs.ErrInvalidArgument)
 		}
 	}
+	if err := checkUnsafeSysctls(config.UnsafeSysctls); err != nil {
+		return nil, err
+	}
 	node, err := describe(config)
 	if err != nil {
 		return nil, err

@@ -83,7 +83,7 @@ func (j *job) configure(ctx context.Context, c *corev1.Container, image image, s
 	mounts, err := j.store.Mounts(j.pod, c, volume.Run{
 		Attempt: attempt, Hosts: volume.Hosts{IPs: j.ips(), Hostname: name, Domain: domain}, Images: images,
 		Expand:            func(text string) (string, error) { return translate.Expand(text, env) },
-		RecursiveReadOnly: j.about().recursiveReadOnly[""],
+		RecursiveReadOnly: j.about().recursiveReadOnly[j.sandbox.Handler],
 	})
 	if err != nil {
 		return nil, err

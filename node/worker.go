@@ -450,8 +450,9 @@ func (w *worker) troubled(err error) time.Time {
 func (w *worker) publish() {
 	in := w.input()
 	about := w.about()
+	sandbox, _ := plan.Current(w.seen)
 	s := status.Make(status.Input{
-		Input: in, Before: w.reported, Runtime: about.name, HostIPs: w.node.IPs, Static: w.file != "", Pending: w.pending, RecursiveReadOnly: about.recursiveReadOnly[""],
+		Input: in, Before: w.reported, Runtime: about.name, HostIPs: w.node.IPs, Static: w.file != "", Pending: w.pending, RecursiveReadOnly: about.recursiveReadOnly[sandbox.Handler],
 	})
 	if w.rejection != nil && len(w.seen.Containers) == 0 {
 		s = status.Rejected(w.pod, *w.rejection, metav1.NewTime(w.startedAt))

@@ -71,10 +71,10 @@ func (r *Runtime) endContainer(ctx context.Context, c *container, grace time.Dur
 
 // patience is how long a stop waits between its signal and SIGKILL. The end is recorded first, and one that an earlier daemon recorded holds: clients ask again
 // when a restart cut their stop short, and with a whole grace period each time, a container that ignores its signal would outlive every daemon that is
-// restarted sooner than that.
+// restarted sooner than that. One that is past for longer than the grace period is of a stop that was given up.
 func (c *container) patience(grace time.Duration) time.Duration {
 	killAt := time.Now().Add(grace)
-	if !c.promised.IsZero() && c.promised.Before(killAt) {
+	if !c.promised.IsZero() && c.promised.Before(killAt) && time.Since(c.promised) < grace {
 		return max(time.Until(c.promised), 0)
 	}
 	c.mu.Lock()

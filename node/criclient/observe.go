@@ -80,7 +80,7 @@ func (c *Client) Observe(ctx context.Context, uid string, known map[string]plan.
 func (c *Client) sandbox(ctx context.Context, listed *criv1.PodSandbox) (plan.Sandbox, error) {
 	sandbox := plan.Sandbox{
 		ID: listed.Id, Attempt: listed.GetMetadata().GetAttempt(), Ready: listed.State == criv1.PodSandboxState_SANDBOX_READY,
-		CreatedAt: time.Unix(0, listed.CreatedAt),
+		CreatedAt: time.Unix(0, listed.CreatedAt), Handler: listed.RuntimeHandler,
 	}
 	if !sandbox.Ready {
 		return sandbox, nil

@@ -114,7 +114,6 @@ func fields() map[string]field {
 		"topologyManagerPolicyOptions":           {refused, "resources are not aligned"},
 		"qosReserved":                            {refused, notBuilt},
 		"reservedSystemCPUs":                     {refused, "CPUs are not pinned; use systemReserved"},
-		"allowedUnsafeSysctls":                   {refused, "only safe sysctls are allowed"},
 		"defaultPodSysctls":                      {refused, notBuilt},
 		"runOnce":                                {refused, notBuilt},
 	}

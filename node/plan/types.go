@@ -44,6 +44,7 @@ type Sandbox struct {
 	Ready     bool
 	CreatedAt time.Time
 	IPs       []string
+	Handler   string // the runtime's, as the pod's runtime class names it; empty: its default one
 }
 
 // Observed is what the runtime has of a pod.

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
+	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/shimd/shimd/node/status"
 	"github.com/shimd/shimd/node/translate"
@@ -307,6 +308,45 @@ func TestLostSandboxIsReplaced(t *testing.T) {
 }
 
 // Pods of others on the same runtime, another agent's among them, are not this one's.
+func TestUserNamespaces(t *testing.T) {
+	b := newBench(t)
+	b.cri.handlers = []*criv1.RuntimeHandler{{Features: &criv1.RuntimeHandlerFeatures{UserNamespaces: true}}}
+	b.start()
+	seen := map[uint32]bool{}
+	for _, name := range []string{"one", "two"} {
+		b.write(name+".yaml", podFile(name, "  hostUsers: false\n"+oneContainer+
+			"    volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, emptyDir: {}}]\n"))
+		b.until("running", running(name))
+	}
+	b.cri.mu.Lock()
+	for _, c := range b.cri.containers {
+		users := c.config.Linux.SecurityContext.NamespaceOptions.UsernsOptions
+		if users.GetMode() != criv1.NamespaceMode_POD || len(users.Uids) != 1 || len(users.Gids) != 1 {
+			t.Fatalf("a container's user namespace: %+v", users)
+		}
+		ids := users.Uids[0]
+		of := b.cri.sandboxes[c.sandbox].config.Linux.SecurityContext.NamespaceOptions.UsernsOptions
+		if ids.HostId == 0 || ids.ContainerId != 0 || ids.Length != 65536 || seen[ids.HostId] || of.GetUids()[0].HostId != ids.HostId {
+			t.Errorf("the IDs of a pod: %+v; its sandbox: %+v; others: %v", ids, of, seen)
+		}
+		seen[ids.HostId] = true
+		for _, mount := range c.config.Mounts {
+			if len(mount.UidMappings) != 1 || mount.UidMappings[0].HostId != ids.HostId || len(mount.GidMappings) != 1 {
+				t.Errorf("a mount is not mapped as its pod: %+v", mount)
+			}
+		}
+	}
+	b.cri.mu.Unlock()
+	b.stop()
+
+	b.cri.handlers = nil
+	b.start()
+	b.write("three.yaml", podFile("three", "  hostUsers: false\n"+oneContainer))
+	b.until("refused", func(s status.Node) bool {
+		return slices.ContainsFunc(s.Pods, func(p status.Pod) bool { return p.Name == "three" && strings.Contains(p.Message, "user namespaces") })
+	})
+}
+
 func TestOthersAreLeftAlone(t *testing.T) {
 	b := newBench(t)
 	b.write("web.yaml", podFile("web", oneContainer))

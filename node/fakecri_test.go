@@ -23,6 +23,7 @@ type fakeCRI struct {
 
 	endpoint string
 	noEvents bool
+	handlers []*criv1.RuntimeHandler
 
 	mu         sync.Mutex
 	count      int
@@ -130,7 +131,7 @@ func (f *fakeCRI) Version(context.Context, *criv1.VersionRequest) (*criv1.Versio
 }
 
 func (f *fakeCRI) Status(context.Context, *criv1.StatusRequest) (*criv1.StatusResponse, error) {
-	return &criv1.StatusResponse{}, nil
+	return &criv1.StatusResponse{RuntimeHandlers: f.handlers}, nil
 }
 
 func (f *fakeCRI) RunPodSandbox(_ context.Context, r *criv1.RunPodSandboxRequest) (*criv1.RunPodSandboxResponse, error) {

@@ -47,6 +47,9 @@ func (j *job) runSandbox(ctx context.Context) error {
 		return because(reasonFailedSandbox, j.sandboxFailed(err))
 	}
 	config, err := j.sandboxConfig(j.action.Attempt)
+	if err == nil && config.Linux.SecurityContext.NamespaceOptions.UsernsOptions != nil && !j.about().userNamespaces[handler] {
+		err = fmt.Errorf("spec.hostUsers false: the runtime handler %q does not support user namespaces: %w", handler, errdefs.ErrNotImplemented)
+	}
 	if err == nil {
 		_, err = j.client.RunSandbox(ctx, config, handler)
 	}
@@ -72,7 +75,11 @@ func (j *job) handler(ctx context.Context) (string, error) {
 }
 
 func (j *job) sandboxConfig(attempt uint32) (*criv1.PodSandboxConfig, error) {
-	place := translate.Place{File: j.file, Attempt: attempt}
+	users, err := j.users()
+	if err != nil {
+		return nil, err
+	}
+	place := translate.Place{File: j.file, Attempt: attempt, UserNS: users}
 	if j.cgroups != nil {
 		place.CgroupParent = j.cgroups.Parent(j.pod)
 	}
@@ -85,10 +92,20 @@ func (j *job) checkFeatures() error {
 	if policy != nil && *policy == corev1.SupplementalGroupsPolicyStrict && !j.about().groupsPolicy {
 		return fmt.Errorf("the container runtime does not support securityContext.supplementalGroupsPolicy Strict: %w", errdefs.ErrNotImplemented)
 	}
-	if users := j.pod.Spec.HostUsers; users != nil && !*users {
-		return fmt.Errorf("spec.hostUsers false: user namespaces are not supported here yet: %w", errdefs.ErrNotImplemented)
-	}
 	return nil
+}
+
+// users is the pod's user namespace; nil: the node's.
+func (j *job) users() (*criv1.UserNamespace, error) {
+	if j.pod.Spec.HostUsers == nil || *j.pod.Spec.HostUsers {
+		return nil, nil
+	}
+	first, err := j.store.Users(string(j.pod.UID))
+	if err != nil {
+		return nil, err
+	}
+	mapping := []*criv1.IDMapping{{HostId: first, Length: volume.UsersLength}}
+	return &criv1.UserNamespace{Mode: criv1.NamespaceMode_POD, Uids: mapping, Gids: mapping}, nil
 }
 
 // refreshVolumes brings the content of volumes up to date when it is due, beside the worker.

@@ -75,7 +75,7 @@ func specFields() fields {
 		"hostIPC":                       nil,
 		"hostNetwork":                   nil,
 		"hostPID":                       nil,
-		"hostUsers":                     nil, // only true, see validate
+		"hostUsers":                     nil,
 		"hostname":                      nil,
 		"initContainers":                containerFields(),
 		"nodeName":                      nil, // only this node's, see validate

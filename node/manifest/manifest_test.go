@@ -131,7 +131,7 @@ func TestRefused(t *testing.T) {
 		{"hosts line", spec("hostAliases: [{ip: 1.2.3.4, hostnames: [\"a\\n5.6.7.8 b\"]}]"), "hostAliases"},
 		{"other node", spec("nodeName: elsewhere"), "spec.nodeName"},
 		{"node selector", spec("nodeSelector: {a: b}"), "spec.nodeSelector"},
-		{"user namespace", spec("hostUsers: false"), "spec.hostUsers"},
+		{"user namespace", spec("hostUsers: false\n  hostPID: true"), "spec.hostUsers"},
 		{"runtime class", spec("runtimeClassName: kata"), "spec.runtimeClassName"},
 		{"service account", spec("serviceAccountName: x"), "spec.serviceAccountName"},
 		{"pull secrets", spec("imagePullSecrets: [{name: x}]"), "spec.imagePullSecrets"},

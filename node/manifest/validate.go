@@ -72,8 +72,8 @@ func validateSpec(r *report, spec *corev1.PodSpec, source Source) {
 	if spec.AutomountServiceAccountToken != nil && *spec.AutomountServiceAccountToken {
 		r.add("spec.automountServiceAccountToken", "there is no API server to get a token from; leave it out")
 	}
-	if spec.HostUsers != nil && !*spec.HostUsers {
-		r.add("spec.hostUsers", "user namespaces are not supported here yet; leave it out")
+	if spec.HostUsers != nil && !*spec.HostUsers && (spec.HostNetwork || spec.HostPID || spec.HostIPC) {
+		r.add("spec.hostUsers", "false does not go together with hostNetwork, hostPID or hostIPC: a pod in a user namespace has its own")
 	}
 	if spec.OS != nil {
 		oneOf(r, "spec.os.name", spec.OS.Name, corev1.Linux)

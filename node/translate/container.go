@@ -29,8 +29,8 @@ type Run struct {
 	User     ImageUser
 	Env      []Variable // see Environment
 	Mounts   []*criv1.Mount
-	UserNS   *criv1.UserNamespace
-	TargetID string // of the container whose processes an ephemeral one sees
+	UserNS   *criv1.UserNamespace // the pod's; its mounts are mapped alike
+	TargetID string               // of the container whose processes an ephemeral one sees
 }
 
 // Container is the configuration of one run of a container. An error is of the kind errdefs.ErrInvalidArgument (of the pod) or
@@ -59,6 +59,11 @@ func Container(node Node, pod *corev1.Pod, c *corev1.Container, run Run) (*criv1
 		},
 	}
 	config.Labels[LabelContainerName] = c.Name
+	if run.UserNS != nil {
+		for _, mount := range config.Mounts {
+			mount.UidMappings, mount.GidMappings = run.UserNS.Uids, run.UserNS.Gids
+		}
+	}
 	for _, v := range env {
 		config.Envs = append(config.Envs, &criv1.KeyValue{Key: v.name, Value: []byte(v.value)})
 	}

@@ -22,6 +22,7 @@ func (s *Store) Remove(uid string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.states, uid)
+	s.freeUsers(uid)
 	return nil
 }
 

@@ -21,6 +21,9 @@ type Store struct {
 	mu     sync.Mutex
 	states map[string]*state // by UID
 	claims sync.Mutex        // guards who uses which persistent volume
+
+	usersLock sync.Mutex
+	users     map[string]uint32 // by UID: the first ID of its user namespace; nil: not yet read
 }
 
 // Record is what the agent has to know of a pod when its file is gone or broken.

@@ -50,7 +50,7 @@ func fields() map[string]field {
 		"evictionPressureTransitionPeriod": {}, "cpuCFSQuota": {}, "cpuCFSQuotaPeriod": {},
 		"localStorageCapacityIsolation": {}, "rotateCertificates": {},
 		"tlsMinVersion": {}, "tlsCipherSuites": {}, "enableSystemLogHandler": {}, "enableProfilingHandler": {}, "evictionSoft": {}, "evictionSoftGracePeriod": {},
-		"evictionMinimumReclaim": {}, "evictionMaxPodGracePeriod": {}, "enforceNodeAllocatable": {}, "podPidsLimit": {}, "cgroupsPerQOS": {},
+		"allowedUnsafeSysctls": {}, "evictionMinimumReclaim": {}, "evictionMaxPodGracePeriod": {}, "enforceNodeAllocatable": {}, "podPidsLimit": {}, "cgroupsPerQOS": {},
 
 		"serializeImagePulls":                       {ignored, "images are pulled as they are needed"},
 		"maxParallelImagePulls":                     {ignored, "images are pulled as they are needed"},

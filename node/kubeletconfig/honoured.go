@@ -49,8 +49,9 @@ func fields() map[string]field {
 
 		"evictionPressureTransitionPeriod": {}, "cpuCFSQuota": {}, "cpuCFSQuotaPeriod": {},
 		"localStorageCapacityIsolation": {}, "rotateCertificates": {},
-		"tlsMinVersion": {}, "tlsCipherSuites": {}, "enableSystemLogHandler": {}, "enableProfilingHandler": {}, "evictionSoft": {}, "evictionSoftGracePeriod": {},
-		"allowedUnsafeSysctls": {}, "evictionMinimumReclaim": {}, "evictionMaxPodGracePeriod": {}, "enforceNodeAllocatable": {}, "podPidsLimit": {}, "cgroupsPerQOS": {},
+		"tlsMinVersion": {}, "tlsCipherSuites": {}, "enableSystemLogHandler": {}, "enableProfilingHandler": {}, "evictionSoft": {},
+		"evictionSoftGracePeriod": {}, "allowedUnsafeSysctls": {}, "evictionMinimumReclaim": {}, "evictionMaxPodGracePeriod": {}, "enforceNodeAllocatable": {}, "podPidsLimit": {},
+		"cgroupsPerQOS": {},
 
 		"serializeImagePulls":                       {ignored, "images are pulled as they are needed"},
 		"maxParallelImagePulls":                     {ignored, "images are pulled as they are needed"},

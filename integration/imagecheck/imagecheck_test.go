@@ -118,6 +118,7 @@ func checks() []check {
 		{images.Agnhost, []string{"id", "user-defined-in-image"}, "50000(group-defined-in-image)"},
 		{images.Agnhost, sh("dig -v 2>&1; getent hosts localhost; curl --version | head -1; nc -h 2>&1 | head -1; ip -V; iperf -v; nsenter --version; echo all"), "nsenter from util-linux"},
 		{images.Agnhost, sh("dig -v 2>&1"), "DiG 9"},
+		{images.Agnhost, sh("nc -h 2>&1"), "OpenBSD netcat"},
 		{images.Agnhost, sh("curl --version"), "curl 7"},
 		{images.Agnhost, sh("cat /var/registry/pause/manifests/testing; find /var/registry -name data | wc -l"), "sha256:"},
 		{images.Agnhost, []string{"/coredns", "-version"}, "CoreDNS-1."},

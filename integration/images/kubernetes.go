@@ -59,16 +59,16 @@ func baseFiles(more ...file) []file {
 	}, more...)
 }
 
-// shell is the image below all others that have a shell: Debian's static busybox under all its names. Its sh is ours, which is busybox's or bash:
-// the former drops environment variables whose names it does not like (data-1), which specs set.
+// shell is the image below all others that have a shell: Debian's static busybox under all its names. But its sh is bash: Debian's busybox runs its own
+// applets (nc) before it looks for programs of their names, and drops environment variables whose names it does not like (data-1), which specs set.
 func shell() recipe {
 	return recipe{
 		packages: []string{"busybox-static", "bash-static"},
-		programs: []Program{{Package: "./integration/images/sh", Path: "/usr/bin/sh"}},
 		without:  noScripts(),
 		applets:  true,
 		files: baseFiles(
 			file{path: "/usr/bin/bash", symlink: "bash-static"},
+			file{path: "/usr/bin/sh", symlink: "bash-static"},
 			file{path: "/usr/bin/nmeter", body: []byte(nmeter), mode: 0o755}),
 		config: shellConfig(),
 	}
@@ -76,7 +76,7 @@ func shell() recipe {
 
 // nmeter stands for busybox's, which Debian leaves out: node specs ask it for the time of day in milliseconds (`nmeter -d0 %3t | head -n1`), and
 // for nothing else.
-const nmeter = `#!/bin/sh
+const nmeter = `#!/usr/bin/bash-static
 now=$EPOCHREALTIME
 printf '%(%T)T.%.3s\n' "${now%.*}" "${now#*.}"
 `

@@ -63,7 +63,7 @@ func (r Run) Do(ctx context.Context) (Results, error) {
 	cmd.Stderr = cmd.Stdout
 	// It cleans up after the specs under way, and reports.
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 5 * time.Minute
+	cmd.WaitDelay = 45 * time.Second
 	runErr := cmd.Run()
 	progress.end()
 	results, broken, err := readFile(report)

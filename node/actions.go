@@ -76,6 +76,8 @@ func (w *worker) start(ctx context.Context, action plan.Action) {
 	case plan.RunPreStop:
 		w.memory.Hooked[action.ID] = true
 		w.tellOfKill(action)
+	case plan.UpdateContainer:
+		w.updating.Add(1)
 	}
 	w.beside.Go(func() {
 		defer cancel()

@@ -168,7 +168,8 @@ func (j *job) stopContainer(ctx context.Context) error {
 	return j.client.StopContainer(ctx, j.action.ID, max(j.action.Grace-time.Since(began), least))
 }
 
-// updateContainer gives a running container the resources that its pod has now. The pod's own limits are raised before, and lowered after.
+// updateContainer gives a running container the resources that its pod has now. The pod's own limits are raised before, and lowered after the last of
+// its containers that are updated at the same time: the kernel takes no limit below those of what is inside.
 func (j *job) updateContainer(ctx context.Context) error {
 	if j.cgroups != nil {
 		if err := j.cgroups.Ensure(ctx, j.pod); err != nil {
@@ -176,13 +177,12 @@ func (j *job) updateContainer(ctx context.Context) error {
 		}
 	}
 	c := plan.Find(j.pod, j.action.Name)
-	if err := j.client.UpdateContainer(ctx, j.action.ID, translate.ContainerResources(j.node, j.pod, c)); err != nil {
+	err := j.client.UpdateContainer(ctx, j.action.ID, translate.ContainerResources(j.node, j.pod, c))
+	last := j.updating.Add(-1) == 0
+	if err != nil || !last || j.cgroups == nil {
 		return err
 	}
-	if j.cgroups != nil {
-		return j.cgroups.Ensure(ctx, j.pod)
-	}
-	return nil
+	return j.cgroups.Ensure(ctx, j.pod)
 }
 
 // removeContainer removes a dead run, its message and its log.

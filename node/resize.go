@@ -1,6 +1,7 @@
 package node
 
 import (
+	"encoding/json"
 	"strings"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/shimd/shimd/node/plan"
+	"github.com/shimd/shimd/node/status"
 )
 
 // askAgain is how often resources that the node has no room for are asked for again: another pod may have gone.
@@ -41,6 +43,49 @@ func resized(before, now *corev1.Pod) bool {
 		}
 	}
 	return false
+}
+
+// tellOfResize: of each change of the conditions about it, as the kubelet does (pkg/kubelet/events/resize.go).
+func (w *worker) tellOfResize(now *corev1.PodStatus) {
+	pending, wasPending := status.Condition(now.Conditions, corev1.PodResizePending), status.Condition(w.reported.Conditions, corev1.PodResizePending)
+	if pending != nil && (wasPending == nil || wasPending.Reason != pending.Reason || wasPending.ObservedGeneration != pending.ObservedGeneration) {
+		w.event("", corev1.EventTypeWarning, "Resize"+pending.Reason, resizeMessage(w.asked, "Pod resize "+pending.Reason, pending.ObservedGeneration, pending.Message))
+	}
+	under, was := status.Condition(now.Conditions, corev1.PodResizeInProgress), status.Condition(w.reported.Conditions, corev1.PodResizeInProgress)
+	if under != nil && was == nil {
+		w.event("", corev1.EventTypeNormal, "ResizeStarted", resizeMessage(w.pod, "Pod resize started", under.ObservedGeneration, ""))
+	}
+	if under != nil && under.Reason != "" && (was == nil || was.Message != under.Message) {
+		w.event("", corev1.EventTypeWarning, "ResizeError", resizeMessage(w.pod, "Pod resize error", under.ObservedGeneration, under.Message))
+	}
+	if under == nil && was != nil && w.terminating.IsZero() {
+		w.event("", corev1.EventTypeNormal, "ResizeCompleted", resizeMessage(w.pod, "Pod resize completed", was.ObservedGeneration, ""))
+	}
+}
+
+// resizeMessage names the resources of all containers in JSON.
+func resizeMessage(pod *corev1.Pod, what string, generation int64, problem string) string {
+	type allocation struct {
+		Name      string                      `json:"name"`
+		Resources corev1.ResourceRequirements `json:"resources,omitzero"`
+	}
+	summary := struct {
+		InitContainers []allocation `json:"initContainers,omitempty"`
+		Containers     []allocation `json:"containers"`
+		Generation     int64        `json:"generation"`
+		Error          string       `json:"error,omitempty"`
+	}{Generation: generation, Error: problem}
+	for _, c := range pod.Spec.InitContainers {
+		summary.InitContainers = append(summary.InitContainers, allocation{c.Name, c.Resources})
+	}
+	for _, c := range pod.Spec.Containers {
+		summary.Containers = append(summary.Containers, allocation{c.Name, c.Resources})
+	}
+	text, err := json.Marshal(summary)
+	if err != nil {
+		return what
+	}
+	return what + ": " + string(text)
 }
 
 // roomFor says why the node has no room for other resources of one of its pods: not now, or not at all.

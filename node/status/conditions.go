@@ -40,6 +40,9 @@ func conditions(s *corev1.PodStatus, in Input) {
 	if in.Pending != nil {
 		made = append(made, corev1.PodCondition{Type: corev1.PodResizePending, Status: corev1.ConditionTrue, Reason: in.Pending.Reason, Message: in.Pending.Message})
 	}
+	if c, under := resizing(in); under {
+		made = append(made, c)
+	}
 	for _, c := range made {
 		c.ObservedGeneration = in.Pod.Generation
 		c.LastTransitionTime = metav1.NewTime(in.Now)
@@ -48,9 +51,34 @@ func conditions(s *corev1.PodStatus, in Input) {
 			if old.Status == c.Status {
 				c.LastTransitionTime = old.LastTransitionTime
 			}
+			if c.Type == corev1.PodResizeInProgress {
+				c.ObservedGeneration = old.ObservedGeneration // since which it goes on
+			}
 		}
 		s.Conditions = append(s.Conditions, c)
 	}
+}
+
+// resizing is there while a running container has other resources than the node has agreed to.
+func resizing(in Input) (c corev1.PodCondition, under bool) {
+	if !in.Terminating.IsZero() {
+		return c, false
+	}
+	c = corev1.PodCondition{Type: corev1.PodResizeInProgress, Status: corev1.ConditionTrue}
+	for container := range plan.All(in.Pod) {
+		run, exists := plan.Last(in.Seen, container.Name)
+		if !exists || run.State != plan.Running {
+			continue
+		}
+		if differs, _ := plan.Resized(in.Pod, container, run); !differs {
+			continue
+		}
+		under = true
+		if retry, failed := in.Memory.Retry[plan.Action{Verb: plan.UpdateContainer, ID: run.ID}.Subject()]; failed {
+			c.Reason, c.Message = corev1.PodReasonError, retry.Message
+		}
+	}
+	return c, under
 }
 
 func owned(kind corev1.PodConditionType) bool {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/shimd/shimd/node/plan"
@@ -184,5 +185,37 @@ func TestConditionsKeepTheirTimes(t *testing.T) {
 	in.Before = then
 	if again := Make(in); !Same(&again, &then) {
 		t.Errorf("made anew it differs:\n%+v\n%+v", again, then)
+	}
+}
+
+func TestResizeInProgress(t *testing.T) {
+	list := func(cpu string) corev1.ResourceList {
+		return corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+	}
+	pod := podWith(corev1.RestartPolicyAlways, nil, "a")
+	pod.Generation = 2
+	pod.Spec.Containers[0].Resources.Limits = list("20m")
+	run := runOf("a", 0, plan.Running, 0)
+	run.Resources = &corev1.ResourceRequirements{Limits: list("10m"), Requests: list("10m")}
+	in := Input{Input: plan.Input{Pod: pod, Seen: plan.Observed{Sandboxes: []plan.Sandbox{{ID: "S", Ready: true}}, Containers: []plan.Container{run}}}}
+	at := func() (c corev1.PodCondition, there bool) {
+		s := Make(in)
+		in.Before = s
+		if found := Condition(s.Conditions, corev1.PodResizeInProgress); found != nil {
+			return *found, true
+		}
+		return c, false
+	}
+	if c, there := at(); !there || c.Status != corev1.ConditionTrue || c.ObservedGeneration != 2 || c.Reason != "" {
+		t.Errorf("a container has other resources: %+v", c)
+	}
+	pod.Generation = 3
+	in.Memory.Retry = map[string]plan.Retry{"update a0": {Message: "no"}}
+	if c, _ := at(); c.Reason != corev1.PodReasonError || c.Message != "no" || c.ObservedGeneration != 2 {
+		t.Errorf("it could not be given them: %+v", c)
+	}
+	in.Seen.Containers[0].Resources = &corev1.ResourceRequirements{Limits: list("20m"), Requests: list("20m")}
+	if c, there := at(); there {
+		t.Errorf("it has them: %+v", c)
 	}
 }

@@ -129,7 +129,7 @@ func checks() []check {
 		{e2e + "nautilus:1.8", sh("cat /data.json"), "nautilus.jpg"},
 		{e2e + "glibc-dns-testing:2.0.0", sh("dig -v 2>&1; hostname"), "DiG 9"},
 		{e2e + "glibc-dns-testing:2.0.0", sh("getent hosts localhost"), "localhost"},
-		{e2e + "resource-consumer:1.14", sh("stress --version; test -x /consume-cpu && /consumer --help 2>&1"), "port"},
+		{e2e + "resource-consumer:1.14", sh("stress --version; /consume-cpu/consume-cpu --help 2>&1; /consumer --help 2>&1"), "millicores"},
 		{e2e + "regression-issue-74839:1.4", sh("ls -l /regression-issue-74839"), "rwx"},
 		{e2e + "sample-apiserver:1.29.2", []string{"/sample-apiserver", "--help"}, "etcd-servers"},
 		{e2e + "sample-device-plugin:1.7", sh("ls -l /sampledeviceplugin"), "rwx"},

@@ -191,7 +191,8 @@ func testProgram(name, path string, packages ...string) recipe {
 
 func resourceConsumer() recipe {
 	r := testProgram("resource-consumer", "/consumer", "stress")
-	r.programs = append(r.programs, Program{Module: kubernetesTools, Package: testImages + "resource-consumer/consume-cpu"})
+	const helper = "/consume-cpu/consume-cpu" // which it runs
+	r.programs = append(r.programs, Program{Module: kubernetesTools, Package: testImages + "resource-consumer/consume-cpu", Path: helper})
 	r.config.ExposedPorts = ports("8080/tcp")
 	return r
 }

@@ -151,23 +151,22 @@ func subtree(dir string) ([]string, error) {
 	return dirs, err
 }
 
+// removeTree removes a group and those below it. They are busy for a moment after their last process ended, and that one may have made more.
 func removeTree(dir string) error {
-	dirs, err := subtree(dir)
-	if err != nil {
-		return fmt.Errorf("removing the control group %s: %w", dir, err)
-	}
-	slices.Reverse(dirs)
-	for _, dir := range dirs {
-		// Busy for a moment after its last process ended.
-		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			err := unix.Rmdir(dir)
-			if err == nil || errors.Is(err, unix.ENOENT) {
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("removing the control group %s: %w", dir, err)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		dirs, err := subtree(dir)
+		if err != nil {
+			return fmt.Errorf("removing the control group %s: %w", dir, err)
+		}
+		slices.Reverse(dirs)
+		var problem error
+		for _, dir := range dirs {
+			if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) && problem == nil {
+				problem = fmt.Errorf("removing the control group %s: %w", dir, err)
 			}
 		}
+		if problem == nil || time.Now().After(deadline) {
+			return problem
+		}
 	}
-	return nil
 }

@@ -146,12 +146,8 @@ func runInside(ctx context.Context, m *testing.M, root, dir string) (status int,
 		}
 		left = append(left, groups...)
 	}
-	for _, line := range left {
-		fmt.Println("LEAK:", line)
+	if !leaks.Report(left) {
 		status = 1
-	}
-	if len(left) == 0 {
-		fmt.Println("nothing was left behind")
 	}
 	return status, nil
 }

@@ -98,12 +98,8 @@ func run(m *testing.M) (status int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, line := range left {
-		fmt.Println("LEAK:", line)
+	if !leaks.Report(left) {
 		status = 1
-	}
-	if len(left) == 0 {
-		fmt.Println("nothing was left behind")
 	}
 	return status, nil
 }

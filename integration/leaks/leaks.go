@@ -235,3 +235,14 @@ func files(directories []string) ([]string, error) {
 	}
 	return found, nil
 }
+
+// Report prints what a run of tests has left behind, and says whether that is nothing.
+func Report(left []string) bool {
+	for _, line := range left {
+		fmt.Println("LEAK:", line)
+	}
+	if len(left) == 0 {
+		fmt.Println("nothing was left behind")
+	}
+	return len(left) == 0
+}

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -42,21 +43,11 @@ func (s *Server) remoteCommand(w http.ResponseWriter, r *http.Request, prepare f
 		plainError(w, http.StatusBadRequest, err.Error())
 		return
 	}
-	pod := s.asked(w, r)
+	pod, id := s.askedContainer(w, r)
 	if pod == nil {
 		return
 	}
-	name := r.PathValue("container")
-	id, err := s.running(r.Context(), pod, name)
-	if err != nil {
-		runtimeError(w, err)
-		return
-	}
-	if id == "" {
-		plainError(w, http.StatusInternalServerError, fmt.Sprintf("container not found (%q)", name))
-		return
-	}
-	_, tty := names(pod, name)
+	_, tty := names(pod, r.PathValue("container"))
 	target, err := prepare(r.Context(), id, tty, options)
 	if err != nil {
 		runtimeError(w, err)
@@ -67,6 +58,25 @@ func (s *Server) remoteCommand(w http.ResponseWriter, r *http.Request, prepare f
 		return
 	}
 	s.pass(w, r, target)
+}
+
+// askedContainer answers the pod and the ID of the running container that a request names; nil, when the request has got its answer: there is none.
+func (s *Server) askedContainer(w http.ResponseWriter, r *http.Request) (*corev1.Pod, string) {
+	pod := s.asked(w, r)
+	if pod == nil {
+		return nil, ""
+	}
+	name := r.PathValue("container")
+	id, err := s.running(r.Context(), pod, name)
+	switch {
+	case err != nil:
+		runtimeError(w, err)
+	case id == "":
+		plainError(w, http.StatusInternalServerError, fmt.Sprintf("container not found (%q)", name))
+	default:
+		return pod, id
+	}
+	return nil, ""
 }
 
 // portForward connects a client with ports in a pod's network.
@@ -107,18 +117,8 @@ func (s *Server) portForward(w http.ResponseWriter, r *http.Request) {
 
 // run runs a command to its end and answers what it wrote.
 func (s *Server) run(w http.ResponseWriter, r *http.Request) {
-	pod := s.asked(w, r)
+	pod, id := s.askedContainer(w, r)
 	if pod == nil {
-		return
-	}
-	name := r.PathValue("container")
-	id, err := s.running(r.Context(), pod, name)
-	if err != nil {
-		runtimeError(w, err)
-		return
-	}
-	if id == "" {
-		plainError(w, http.StatusInternalServerError, fmt.Sprintf("container not found (%q)", name))
 		return
 	}
 	answer, err := s.Runtime.ExecSync(r.Context(), &criv1.ExecSyncRequest{ContainerId: id, Cmd: strings.Split(r.FormValue("cmd"), " ")})

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 	criv1 "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/shimd/shimd/integration/controlgroup"
 	"github.com/shimd/shimd/integration/criclient"
 	"github.com/shimd/shimd/integration/daemon"
 )
@@ -54,23 +54,14 @@ func eachExternal(t *testing.T, check func(t *testing.T, e external)) {
 // hideUnified takes the v2 tree beside v1 out of the test's mount namespace: crun refuses machines that have controllers in both.
 func hideUnified(t *testing.T) {
 	t.Helper()
-	const unified = "/sys/fs/cgroup/unified"
-	list, err := os.ReadFile(unified + "/cgroup.controllers")
-	if err != nil || len(bytes.TrimSpace(list)) == 0 {
-		return
-	}
-	mount, err := unix.OpenTree(unix.AT_FDCWD, unified, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	restore, err := controlgroup.HideUnified()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Unmount(unified, unix.MNT_DETACH); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() {
-		if err := unix.MoveMount(mount, "", unix.AT_FDCWD, unified, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		if err := restore(); err != nil {
 			t.Error(err)
 		}
-		_ = unix.Close(mount)
 	})
 }
 

@@ -16,7 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const hierarchies = "/sys/fs/cgroup"
+const (
+	hierarchies = "/sys/fs/cgroup"
+	unified     = hierarchies + "/unified"
+)
 
 // New makes a control group for a kubelet's cgroupRoot, in every hierarchy on v1: the kubelet wants to find it there. The name has no slash.
 // Remove is its end.
@@ -71,8 +74,10 @@ func Remove(name string) error {
 		return err
 	}
 	if !v2 {
-		// The kubelet makes groups in the v2 tree beside v1 too.
-		roots = append(roots, filepath.Join(hierarchies, "unified"))
+		// The kubelet makes groups in the v2 tree beside v1 too, unless it is hidden.
+		if is2, err := isV2(unified); err == nil && is2 {
+			roots = append(roots, unified)
+		}
 	}
 	for _, root := range roots {
 		err = errors.Join(err, removeTree(filepath.Join(root, name)))
@@ -103,12 +108,8 @@ func Children(name string) ([]string, error) {
 }
 
 func cgroupRoots() (roots []string, v2 bool, err error) {
-	var info unix.Statfs_t
-	if err := unix.Statfs(hierarchies, &info); err != nil {
-		return nil, false, fmt.Errorf("looking at %s: %w", hierarchies, err)
-	}
-	if info.Type == unix.CGROUP2_SUPER_MAGIC {
-		return []string{hierarchies}, true, nil
+	if v2, err = isV2(hierarchies); err != nil || v2 {
+		return []string{hierarchies}, v2, err
 	}
 	entries, err := os.ReadDir(hierarchies)
 	if err != nil {
@@ -121,6 +122,48 @@ func cgroupRoots() (roots []string, v2 bool, err error) {
 		}
 	}
 	return roots, false, nil
+}
+
+func isV2(dir string) (bool, error) {
+	var info unix.Statfs_t
+	if err := unix.Statfs(dir, &info); err != nil {
+		return false, fmt.Errorf("looking at %s: %w", dir, err)
+	}
+	return info.Type == unix.CGROUP2_SUPER_MAGIC, nil
+}
+
+// HideUnified takes the v2 tree beside v1 out of this mount namespace, which is a test's own, when it has controllers: crun refuses machines that have
+// controllers in both. What runtimes write there nevertheless is seen by nobody else, and goes with the namespace or with restore.
+func HideUnified() (restore func() error, err error) {
+	list, err := os.ReadFile(filepath.Join(unified, "cgroup.controllers"))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(list)) == "" {
+		return func() error { return nil }, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hiding the v2 tree beside v1: %w", err)
+	}
+	hidden, err := unix.OpenTree(unix.AT_FDCWD, unified, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("hiding the v2 tree beside v1: %w", err)
+	}
+	err = unix.Unmount(unified, unix.MNT_DETACH)
+	if err == nil {
+		// The directory itself is the machine's.
+		err = unix.Mount("tmpfs", unified, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755")
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("hiding the v2 tree beside v1: %w", err), unix.Close(hidden))
+	}
+	return func() error {
+		err := unix.Unmount(unified, unix.MNT_DETACH)
+		if err == nil {
+			err = unix.MoveMount(hidden, "", unix.AT_FDCWD, unified, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		if err := errors.Join(err, unix.Close(hidden)); err != nil {
+			return fmt.Errorf("showing the v2 tree beside v1 again: %w", err)
+		}
+		return nil
+	}, nil
 }
 
 // enableAll gives a group's children every controller that the group has.

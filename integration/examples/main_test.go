@@ -4,16 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/shimd/shimd/integration/cluster"
+	"github.com/shimd/shimd/integration/controlgroup"
 	"github.com/shimd/shimd/integration/enclosure"
 	"github.com/shimd/shimd/integration/images"
 	"github.com/shimd/shimd/integration/leaks"
@@ -102,7 +100,7 @@ func runInside(ctx context.Context, m *testing.M, root, dir string) (status int,
 	if err != nil {
 		return 0, err
 	}
-	if err := hideUnified(); err != nil {
+	if _, err := controlgroup.HideUnified(); err != nil {
 		return 0, err
 	}
 	scope := leaks.Scope{
@@ -150,22 +148,6 @@ func runInside(ctx context.Context, m *testing.M, root, dir string) (status int,
 		status = 1
 	}
 	return status, nil
-}
-
-// hideUnified takes the v2 tree beside v1 out of the enclosure: crun refuses machines that have controllers in both.
-func hideUnified() error {
-	const unified = "/sys/fs/cgroup/unified"
-	list, err := os.ReadFile(unified + "/cgroup.controllers")
-	if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(list)) == "" {
-		return nil
-	}
-	if err == nil {
-		err = unix.Unmount(unified, unix.MNT_DETACH)
-	}
-	if err != nil {
-		return fmt.Errorf("hiding the v2 tree beside v1: %w", err)
-	}
-	return nil
 }
 
 // namespacesLeft waits until every namespace of the examples has gone, and answers those that do not go.

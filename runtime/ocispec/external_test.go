@@ -56,7 +56,7 @@ func TestExternalRuntimesRunTheSpecification(t *testing.T) {
 			command := []string{program, "--root", state, "run", "--bundle", bundle, id}
 			if runtime == "crun" && hybridCgroups() {
 				// crun refuses a host with controllers in both versions: in a mount namespace of its own it does not see the second.
-				command = append([]string{"unshare", "--mount", "sh", "-ec", `umount /sys/fs/cgroup/unified; exec "$@"`, "sh"}, command...)
+				command = append([]string{"unshare", "--mount", "sh", "-ec", `umount /sys/fs/cgroup/unified; mount -t tmpfs none /sys/fs/cgroup/unified; exec "$@"`, "sh"}, command...)
 			}
 			cmd := exec.Command(command[0], command[1:]...)
 			cmd.Stdout, cmd.Stderr = &out, &errs

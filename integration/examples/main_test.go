@@ -100,7 +100,8 @@ func runInside(ctx context.Context, m *testing.M, root, dir string) (status int,
 	if err != nil {
 		return 0, err
 	}
-	if _, err := controlgroup.HideUnified(); err != nil {
+	showUnified, err := controlgroup.HideUnified()
+	if err != nil {
 		return 0, err
 	}
 	scope := leaks.Scope{
@@ -134,7 +135,7 @@ func runInside(ctx context.Context, m *testing.M, root, dir string) (status int,
 		return 0, err
 	}
 	left, err := leaks.Settle(before, scope, 15*time.Second)
-	if err != nil {
+	if err := errors.Join(err, showUnified()); err != nil {
 		return 0, err
 	}
 	for _, node := range shared.Nodes() {

@@ -171,7 +171,8 @@ func (n *Network) setPools(cidrs []netip.Prefix) {
 	n.bridgeIndex.Store(0)
 }
 
-// SetPodCIDR replaces the CIDRs for new sandboxes; those that are attached keep their addresses. It is remembered for the next daemon.
+// SetPodCIDR replaces the CIDRs for new sandboxes; those that are attached keep their addresses. It is remembered for the next daemon. From then on
+// the machine is a node of a network of nodes, which routes for the pods of others (node ports) also while it has none.
 func (n *Network) SetPodCIDR(cidr string) error {
 	if cidr == "" {
 		return nil
@@ -180,6 +181,20 @@ func (n *Network) SetPodCIDR(cidr string) error {
 	if err != nil {
 		return err
 	}
+	if err := n.recordCIDR(parsed); err != nil {
+		return err
+	}
+	var has4, has6 bool
+	for _, prefix := range parsed {
+		has4, has6 = has4 || prefix.Addr().Is4(), has6 || prefix.Addr().Is6()
+	}
+	if err := n.enableForwarding(has4, has6); err != nil {
+		n.log.Warn("this node does not route for others' pods", "error", err) // its own will fail, and say so
+	}
+	return nil
+}
+
+func (n *Network) recordCIDR(parsed []netip.Prefix) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	current := make([]netip.Prefix, 0, 2)

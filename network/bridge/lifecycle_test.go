@@ -293,8 +293,15 @@ func TestAwaitCIDR(t *testing.T) {
 	if err := n.Detach(context.Background(), "early"); err != nil {
 		t.Fatal(err)
 	}
+	const forward = "/proc/sys/net/ipv4/ip_forward"
+	if err := os.WriteFile(forward, []byte("0"), 0o644); err != nil { // of the test's own network namespace
+		t.Fatal(err)
+	}
 	if err := n.SetPodCIDR("10.97.4.0/24"); err != nil {
 		t.Fatal(err)
+	}
+	if on, err := os.ReadFile(forward); err != nil || strings.TrimSpace(string(on)) != "1" {
+		t.Errorf("a node without pods does not route: %q, %v", on, err)
 	}
 	n = reopen(t, n)
 	if err := n.Ready(context.Background()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"net/netip"
@@ -103,7 +104,13 @@ func fakePlugin() int {
 		return fakeError(err)
 	}
 	defer unlock()
-	n, err := bridge.Open(bridge.Options{StateDir: c.State, BridgeName: "fake0", TableName: "fake", PodCIDR: "10.93.0.0/16,fd00:93::/64", Masquerade: true})
+	// A bridge and addresses of this test's own: the kernel may take a while to remove the namespaces of an earlier one.
+	hash := fnv.New32a()
+	hash.Write([]byte(c.State))
+	name := fmt.Sprintf("fake%d", hash.Sum32()%256)
+	n, err := bridge.Open(bridge.Options{
+		StateDir: c.State, BridgeName: name, TableName: name, PodCIDR: fmt.Sprintf("10.93.%d.0/24,fd00:93:%[1]d::/64", hash.Sum32()%256), Masquerade: true,
+	})
 	if err != nil {
 		return fakeError(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -144,16 +145,30 @@ func hideMachine(work string) error {
 			return fmt.Errorf("hiding the kernel's %s: %w", name, err)
 		}
 	}
-	// /var/log/containers has a link for each container's log.
-	if err := unix.Mount("tmpfs", "/var/log", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
-		return fmt.Errorf("hiding /var/log: %w", err)
+	if err := os.Mkdir(kubeletDir, 0o755); err == nil {
+		madeKubeletDir = true
+	} else if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	// Whatever its --root-dir, the kubelet listens to device plugins below kubeletDir; /var/log/containers has a link for each container's log.
+	for _, dir := range []string{kubeletDir, "/var/log"} {
+		if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755"); err != nil {
+			return fmt.Errorf("hiding %s: %w", dir, err)
+		}
 	}
 	return nil
 }
 
+const kubeletDir = "/var/lib/kubelet"
+
+var madeKubeletDir bool // it was not there before
+
 // removeWork removes the working directory, which still has what hideMachine mounted from it elsewhere.
 func removeWork(work string) error {
-	var err error
+	err := unix.Unmount(kubeletDir, unix.MNT_DETACH)
+	if err == nil && madeKubeletDir {
+		err = os.Remove(kubeletDir)
+	}
 	for name := range tunables {
 		err = errors.Join(err, unix.Unmount(filepath.Join("/proc/sys", name), 0))
 	}

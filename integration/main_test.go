@@ -53,8 +53,8 @@ func run(m *testing.M) (status int, err error) {
 	}
 	scope := leaks.Scope{
 		Files: []string{"/run", "/var/run", "/var/lib", "/var/tmp", "/etc", "/opt", "/dev/shm"},
-		// Other programs' directories in shared places, and test groups of packages that are tested at the same time.
-		Ignore: []string{"shimd-test-", "go-build", "systemd-private", "shimd-bundle-"},
+		// Other programs' directories in shared places, and what suites and benchmarks have that run at the same time.
+		Ignore: []string{"shimd-test-", "go-build", "systemd-private", "shimd-bundle-", "shimd-conformance-", "shimd-examples-", "shimd-bench-"},
 	}
 	before, err := leaks.Take(scope)
 	if err != nil {

@@ -88,12 +88,9 @@ func (j *job) configure(ctx context.Context, c *corev1.Container, image image, s
 	if err != nil {
 		return nil, err
 	}
-	users, err := j.users()
-	if err != nil {
-		return nil, err
-	}
 	config, err := translate.Container(j.node, j.pod, c, translate.Run{
-		Attempt: attempt, Backoff: j.action.Backoff, ImageRef: image.ref, User: image.user, Mounts: mounts, Env: env, UserNS: users, TargetID: j.target,
+		Attempt: attempt, Backoff: j.action.Backoff, ImageRef: image.ref, User: image.user, Mounts: mounts, Env: env, TargetID: j.target,
+		UserNS: sandboxConfig.GetLinux().GetSecurityContext().GetNamespaceOptions().GetUsernsOptions(),
 	})
 	if err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/component-helpers/node/util/sysctl"
 
 	"github.com/shimd/shimd/node/plan"
 )
@@ -18,38 +19,10 @@ var safeSysctls = []string{
 	"net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem",
 }
 
-// sysctlNamespace says which namespace keeps a sysctl, or all that begin so, from the rest of the node: "net", "ipc", or "" for none.
-func sysctlNamespace(name string) string {
-	switch {
-	case strings.HasPrefix(name, "net."):
-		return "net"
-	case name == "kernel.sem", strings.HasPrefix(name, "kernel.shm"), strings.HasPrefix(name, "kernel.msg"), strings.HasPrefix(name, "fs.mqueue."):
-		return "ipc"
-	}
-	return ""
-}
-
-// normalSysctl is a name with dots between its parts. Where its first separator is a slash, dots belong to the parts (net/ipv4/conf/eth0.1/forwarding).
-func normalSysctl(name string) string {
-	first := strings.IndexAny(name, "./")
-	if first < 0 || name[first] == '.' {
-		return name
-	}
-	return strings.Map(func(r rune) rune {
-		switch r {
-		case '.':
-			return '/'
-		case '/':
-			return '.'
-		}
-		return r
-	}, name)
-}
-
 // checkUnsafeSysctls refuses a configuration that would let a pod change the whole node.
 func checkUnsafeSysctls(allowed []string) error {
 	for _, pattern := range allowed {
-		if sysctlNamespace(normalSysctl(pattern)) == "" {
+		if namespace, _, _ := sysctl.GetNamespace(pattern); namespace == sysctl.UnknownNamespace {
 			return fmt.Errorf("allowedUnsafeSysctls: no namespace keeps %q to one pod; take it out, or name sysctls below net., kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.: %w",
 				pattern, errdefs.ErrInvalidArgument)
 		}
@@ -65,19 +38,26 @@ func admitSysctls(pod *corev1.Pod, allowed []string) *plan.Verdict {
 	refuse := func(format string, args ...any) *plan.Verdict {
 		return &plan.Verdict{Reason: "SysctlForbidden", Message: "forbidden sysctl: " + fmt.Sprintf(format, args...)}
 	}
-	for _, sysctl := range pod.Spec.SecurityContext.Sysctls {
-		name := normalSysctl(sysctl.Name)
-		ok := slices.Contains(safeSysctls, name) || slices.ContainsFunc(allowed, func(pattern string) bool {
-			prefix, wild := strings.CutSuffix(normalSysctl(pattern), "*")
-			return prefix == name || (wild && strings.HasPrefix(name, prefix))
-		})
-		namespace := sysctlNamespace(name)
+	for _, wanted := range pod.Spec.SecurityContext.Sysctls {
+		name := sysctl.NormalizeName(wanted.Name)
+		namespace := allowingSysctl(name, safeSysctls, allowed)
 		switch {
-		case !ok:
+		case namespace == sysctl.UnknownNamespace:
 			return refuse("%q not allowlisted", name)
-		case namespace == "net" && pod.Spec.HostNetwork, namespace == "ipc" && pod.Spec.HostIPC:
+		case namespace == sysctl.NetNamespace && pod.Spec.HostNetwork, namespace == sysctl.IPCNamespace && pod.Spec.HostIPC:
 			return refuse("%q not allowed with host %s enabled", name, namespace)
 		}
 	}
 	return nil
+}
+
+// allowingSysctl is the namespace that the first pattern that fits a name stands for; sysctl.UnknownNamespace if none fits.
+func allowingSysctl(name string, lists ...[]string) sysctl.Namespace {
+	for _, pattern := range slices.Concat(lists...) {
+		namespace, allowed, prefix := sysctl.GetNamespace(pattern)
+		if name == allowed || (prefix && strings.HasPrefix(name, allowed)) {
+			return namespace
+		}
+	}
+	return sysctl.UnknownNamespace
 }

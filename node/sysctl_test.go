@@ -22,8 +22,8 @@ func TestAdmitSysctls(t *testing.T) {
 		"not allowed":           {sysctl: "kernel.msgmax", want: `forbidden sysctl: "kernel.msgmax" not allowlisted`},
 		"longer than allowed":   {sysctl: "net.core.somaxconn2", want: `forbidden sysctl: "net.core.somaxconn2" not allowlisted`},
 		"dots within a name":    {sysctl: "net/ipv4/conf/eth0.1/forwarding", want: `forbidden sysctl: "net.ipv4.conf.eth0/1.forwarding" not allowlisted`},
-		"on the node's network": {sysctl: "net.core.somaxconn", spec: corev1.PodSpec{HostNetwork: true}, want: `forbidden sysctl: "net.core.somaxconn" not allowed with host net enabled`},
-		"in the node's IPC":     {sysctl: "kernel.shm_rmid_forced", spec: corev1.PodSpec{HostIPC: true}, want: `forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host ipc enabled`},
+		"on the node's network": {sysctl: "net.core.somaxconn", spec: corev1.PodSpec{HostNetwork: true}, want: `forbidden sysctl: "net.core.somaxconn" not allowed with host Net enabled`},
+		"in the node's IPC":     {sysctl: "kernel.shm_rmid_forced", spec: corev1.PodSpec{HostIPC: true}, want: `forbidden sysctl: "kernel.shm_rmid_forced" not allowed with host IPC enabled`},
 		"the other namespace":   {sysctl: "kernel.shmall", spec: corev1.PodSpec{HostNetwork: true}},
 	} {
 		c.spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{{Name: c.sysctl, Value: "1"}}}

@@ -58,15 +58,14 @@ type worker struct {
 	file string // of a static pod; empty: it is the API server's
 	log  *slog.Logger
 
-	latest atomic.Pointer[corev1.Pod] // the newest word of the API server; the worker takes it when it looks
-	wakeUp chan struct{}              // of one place: to be woken twice is to be woken
-	end    chan struct{}              // closed: the pod has to go, and nobody waits to hear that it has
-	ending sync.Once
-	inbox  chan func() // what actions and probes found, to be done by the worker
-	told   atomic.Pointer[told]
-	stale  atomic.Bool // the content of volumes has changed
-	// updating is how many containers are just being given other resources.
-	updating atomic.Int32
+	latest   atomic.Pointer[corev1.Pod] // the newest word of the API server; the worker takes it when it looks
+	wakeUp   chan struct{}              // of one place: to be woken twice is to be woken
+	end      chan struct{}              // closed: the pod has to go, and nobody waits to hear that it has
+	ending   sync.Once
+	inbox    chan func() // what actions and probes found, to be done by the worker
+	told     atomic.Pointer[told]
+	stale    atomic.Bool  // the content of volumes has changed
+	updating atomic.Int32 // how many containers are just being given other resources
 	evicted  atomic.Pointer[plan.Verdict]
 	beside   sync.WaitGroup
 

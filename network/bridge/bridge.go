@@ -184,11 +184,7 @@ func (n *Network) SetPodCIDR(cidr string) error {
 	if err := n.recordCIDR(parsed); err != nil {
 		return err
 	}
-	var has4, has6 bool
-	for _, prefix := range parsed {
-		has4, has6 = has4 || prefix.Addr().Is4(), has6 || prefix.Addr().Is6()
-	}
-	if err := n.enableForwarding(has4, has6); err != nil {
+	if err := n.enableForwarding(families(parsed)); err != nil {
 		n.log.Warn("this node does not route for others' pods", "error", err) // its own will fail, and say so
 	}
 	return nil

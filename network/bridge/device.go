@@ -65,8 +65,7 @@ func (n *Network) makeBridge(s *rtnl.Socket, gateways []netip.Prefix) (int, erro
 	} else if _, err := os.Stat("/sys/class/net/" + n.opts.BridgeName + "/bridge"); err != nil && sysfsIsOurs(n.opts.BridgeName, index) {
 		return 0, fmt.Errorf("an interface of this name exists and is no bridge: %w", errdefs.ErrUnavailable)
 	}
-	has6 := slices.ContainsFunc(gateways, func(p netip.Prefix) bool { return p.Addr().Is6() })
-	has4 := slices.ContainsFunc(gateways, func(p netip.Prefix) bool { return p.Addr().Is4() })
+	has4, has6 := families(gateways)
 	if err := quietIPv6(n.opts.BridgeName); err != nil {
 		return 0, err
 	}

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,14 @@ func (n *Network) requireSysctl(path, value string) error {
 	n.sysctls[path] = value
 	n.mu.Unlock()
 	return nil
+}
+
+// families says which kinds of address are among prefixes.
+func families(prefixes []netip.Prefix) (ipv4, ipv6 bool) {
+	for _, prefix := range prefixes {
+		ipv4, ipv6 = ipv4 || prefix.Addr().Is4(), ipv6 || prefix.Addr().Is6()
+	}
+	return ipv4, ipv6
 }
 
 // enableForwarding lets the machine route for pods.

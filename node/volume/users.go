@@ -81,6 +81,9 @@ func (s *Store) loadUsers() error {
 		if errors.Is(err, fs.ErrNotExist) { // the pod was just removed
 			continue
 		}
+		if err == nil && len(text) == 0 { // its content was lost when the machine went down, and what ran in the IDs with it
+			continue
+		}
 		var mappings userMappings
 		if err == nil {
 			err = json.Unmarshal(text, &mappings)

@@ -49,6 +49,14 @@ func TestUsers(t *testing.T) {
 	users(store, "d", 65536)
 	store.Close()
 
+	if err := os.WriteFile(store.pod("c", usersFile), nil, 0o600); err != nil { // as a power cut leaves it
+		t.Fatal(err)
+	}
+	store = open()
+	users(store, "b", 131072)
+	users(store, "c", 196608)
+	store.Close()
+
 	if err := os.WriteFile(store.pod("b", usersFile), []byte(`{"uidMappings":[]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}

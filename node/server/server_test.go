@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -344,6 +345,22 @@ func TestSystemLogs(t *testing.T) {
 		code, text := ask(t, h, http.MethodGet, path)
 		if code != want || strings.HasSuffix(path, ".log") && text != "hello" || text == "secret" {
 			t.Errorf("%s: %d %q", path, code, text)
+		}
+	}
+}
+
+// Without records of allocations there is no profile of them, and the answer says how to get one.
+func TestProfilesOfMemory(t *testing.T) {
+	rate := runtime.MemProfileRate
+	t.Cleanup(func() { runtime.MemProfileRate = rate })
+	for wanted, want := range map[int]int{rate: http.StatusOK, 0: http.StatusNotImplemented} {
+		runtime.MemProfileRate = wanted
+		h := newServer(t, func(*Options) {}).Handler()
+		for _, name := range []string{"heap", "allocs"} {
+			code, text := ask(t, h, http.MethodGet, "/debug/pprof/"+name)
+			if code != want || (want != http.StatusOK && !strings.Contains(text, "GODEBUG=memprofilerate=")) {
+				t.Errorf("%s with the rate %d: %d %q", name, wanted, code, text)
+			}
 		}
 	}
 }

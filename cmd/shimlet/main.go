@@ -34,7 +34,7 @@ const (
 	defaultSocket   = "/run/shimlet/shimlet.sock"
 	defaultEndpoint = "unix:///run/shimd/shimd.sock"
 	defaultHealthz  = "127.0.0.1:10248" // the kubelet's
-	// heapGrowth (GOGC): what lives is small, 4 MB with 50 pods, so collecting often costs little, and garbage would be most of the heap.
+	// heapGrowth (GOGC): what lives is small, 6 MB with 50 pods, so collecting often costs little, and garbage would be most of the heap.
 	heapGrowth = 20
 )
 

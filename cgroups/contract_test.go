@@ -31,7 +31,7 @@ func each(t *testing.T, test func(t *testing.T, m *manager)) {
 			if os.Geteuid() != 0 {
 				t.Skip("making cgroups needs root")
 			}
-			m, err := New(t.Context(), Options{Driver: string(driver), Parent: testParent})
+			m, err := New(t.Context(), Options{Driver: string(driver), Parent: testParent, Devices: filter})
 			if errdefs.IsFailedPrecondition(err) {
 				t.Skip("this machine has no such driver:", err)
 			}

@@ -3,6 +3,7 @@ package cgroups
 import (
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -10,40 +11,46 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// deviceRule is one rule, checked: of several that match a device, the last one holds, and without any match it is denied.
-type deviceRule struct {
-	allow        bool
-	kind         byte  // 'a', 'b' or 'c'
-	major, minor int64 // -1: any
-	access       string
+// DeviceFilter decides about access to devices on cgroup v2, where no files do that. Its methods may be called at the same time.
+type DeviceFilter interface {
+	// Attach puts rules on the cgroup whose directory is open, in place of those that an earlier Attach put there, in one step.
+	Attach(dir *os.File, rules []DeviceRule) error
+}
+
+// DeviceRule is one rule, checked: of several that match a device, the last one holds, and without any match it is denied.
+type DeviceRule struct {
+	Allow        bool
+	Kind         byte   // 'a' (both), 'b' or 'c'
+	Major, Minor int64  // -1: any
+	Access       string // letters of "rwm", in this order
 }
 
 // parseDevices checks rules and fills in what they leave out.
-func parseDevices(devices []specs.LinuxDeviceCgroup) ([]deviceRule, error) {
-	rules := make([]deviceRule, 0, len(devices))
+func parseDevices(devices []specs.LinuxDeviceCgroup) ([]DeviceRule, error) {
+	rules := make([]DeviceRule, 0, len(devices))
 	for i, d := range devices {
-		r := deviceRule{allow: d.Allow, kind: 'a', major: -1, minor: -1}
+		r := DeviceRule{Allow: d.Allow, Kind: 'a', Major: -1, Minor: -1}
 		switch d.Type {
 		case "", "a":
 		case "b", "c":
-			r.kind = d.Type[0]
+			r.Kind = d.Type[0]
 		case "u":
-			r.kind = 'c'
+			r.Kind = 'c'
 		default:
 			return nil, fmt.Errorf("devices[%d].type: %q is none of a, b, c, u: %w", i, d.Type, errdefs.ErrInvalidArgument)
 		}
 		if d.Major != nil {
-			r.major = *d.Major
+			r.Major = *d.Major
 		}
 		if d.Minor != nil {
-			r.minor = *d.Minor
+			r.Minor = *d.Minor
 		}
-		if r.major < -1 || r.major > 1<<31-1 || r.minor < -1 || r.minor > 1<<31-1 {
-			return nil, fmt.Errorf("devices[%d]: there is no device %d:%d: %w", i, r.major, r.minor, errdefs.ErrInvalidArgument)
+		if r.Major < -1 || r.Major > 1<<31-1 || r.Minor < -1 || r.Minor > 1<<31-1 {
+			return nil, fmt.Errorf("devices[%d]: there is no device %d:%d: %w", i, r.Major, r.Minor, errdefs.ErrInvalidArgument)
 		}
 		for _, c := range "rwm" {
 			if d.Access == "" || strings.ContainsRune(d.Access, c) {
-				r.access += string(c)
+				r.Access += string(c)
 			}
 		}
 		if strings.Trim(d.Access, "rwm") != "" {
@@ -55,23 +62,23 @@ func parseDevices(devices []specs.LinuxDeviceCgroup) ([]deviceRule, error) {
 }
 
 // everything tells whether the rule is about all devices in all ways.
-func (r deviceRule) everything() bool {
-	return r.kind == 'a' && r.major < 0 && r.minor < 0 && r.access == "rwm"
+func (r DeviceRule) everything() bool {
+	return r.Kind == 'a' && r.Major < 0 && r.Minor < 0 && r.Access == "rwm"
 }
 
 // lines are the rule as v1 writes it. The kernel reads nothing behind an "a": a rule about both kinds that is not about everything
 // has to be two, or it would open every device.
-func (r deviceRule) lines() []string {
+func (r DeviceRule) lines() []string {
 	if r.everything() {
 		return []string{"a"}
 	}
-	kinds := []byte{r.kind}
-	if r.kind == 'a' {
+	kinds := []byte{r.Kind}
+	if r.Kind == 'a' {
 		kinds = []byte{'b', 'c'}
 	}
 	var lines []string
 	for _, k := range kinds {
-		lines = append(lines, fmt.Sprintf("%c %s:%s %s", k, anyNumber(r.major), anyNumber(r.minor), r.access))
+		lines = append(lines, fmt.Sprintf("%c %s:%s %s", k, anyNumber(r.Major), anyNumber(r.Minor), r.Access))
 	}
 	return lines
 }
@@ -92,7 +99,7 @@ func planDevicesV1(devices []specs.LinuxDeviceCgroup) ([]write, error) {
 	var p plan
 	for _, r := range rules {
 		for _, line := range r.lines() {
-			p.set("devices", deviceFile(r.allow), "devices", line)
+			p.set("devices", deviceFile(r.Allow), "devices", line)
 		}
 	}
 	return p.writes, nil
@@ -126,7 +133,7 @@ func planDeviceChanges(current string, devices []specs.LinuxDeviceCgroup) ([]wri
 	if err != nil {
 		return nil, err
 	}
-	if len(rules) == 0 || rules[0].allow || !rules[0].everything() {
+	if len(rules) == 0 || rules[0].Allow || !rules[0].everything() {
 		return planDevicesV1(devices)
 	}
 	have, want := deviceList{}, deviceList{}
@@ -137,7 +144,7 @@ func planDeviceChanges(current string, devices []specs.LinuxDeviceCgroup) ([]wri
 		return planDevicesV1(devices)
 	}
 	for _, r := range rules[1:] {
-		if !r.allow || r.everything() {
+		if !r.Allow || r.everything() {
 			return planDevicesV1(devices)
 		}
 		for _, line := range r.lines() {

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
+	containerd "github.com/containerd/cgroups/v3"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,14 +51,21 @@ func kill(dir string, member func(procCgroup []byte) bool) ([]int, error) {
 
 // isBelow tells whether a line of a /proc/PID/cgroup file ("4:memory:/a/b") names the cgroup or one below it.
 func isBelow(procCgroup []byte, path Path) bool {
-	for line := range bytes.Lines(procCgroup) {
-		_, rest, _ := bytes.Cut(bytes.TrimRight(line, "\n"), []byte(":"))
-		_, at, _ := bytes.Cut(rest, []byte(":"))
-		if at, found := bytes.CutPrefix(at, []byte(path)); found && (len(at) == 0 || at[0] == '/') {
+	byController, unified, err := containerd.ParseCgroupFromReaderUnified(bytes.NewReader(procCgroup))
+	if err != nil {
+		return false
+	}
+	for at := range maps.Values(byController) {
+		if within(at, path) {
 			return true
 		}
 	}
-	return false
+	return within(unified, path)
+}
+
+func within(at string, path Path) bool {
+	rest, found := strings.CutPrefix(at, string(path))
+	return found && (rest == "" || rest[0] == '/')
 }
 
 // awaitExits waits until each of the processes has ended or the time is over, and closes the pidfds.

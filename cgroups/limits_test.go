@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -116,5 +117,23 @@ func TestDevicePlansV1(t *testing.T) {
 		if _, err := parseDevices([]specs.LinuxDeviceCgroup{bad}); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("%+v: %v", bad, err)
 		}
+	}
+}
+
+func TestCPUWeight(t *testing.T) {
+	for shares := uint64(1); shares <= 262145; shares++ {
+		if got, want := cpuWeight(shares), cgroup2.ConvertCPUSharesToCgroupV2Value(shares); got != want {
+			t.Fatalf("%d shares: weight %d, want %d", shares, got, want)
+		}
+	}
+}
+
+func TestDeviceRulesNeedAFilter(t *testing.T) {
+	tree := &treeV2{}
+	if err := tree.check(&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}}); !errdefs.IsFailedPrecondition(err) {
+		t.Error("rules without a filter:", err)
+	}
+	if err := tree.check(&specs.LinuxResources{}); err != nil {
+		t.Error("no rules:", err)
 	}
 }

@@ -3,10 +3,10 @@ package cgroups
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -43,6 +43,21 @@ func planV2(res *specs.LinuxResources) ([]write, error) {
 	return p.writes, p.err
 }
 
+// cpuWeight is the cpu.weight for cpu.shares, by the conversion of runc 1.3.2 and crun 1.23 on: 1024 shares are weight 100. The older, linear one
+// gave 39; Kubernetes 1.36 still has it for the cgroups of pods, which nothing of ours competes with: weights count among siblings. A test holds it
+// to containerd/cgroups' for all values; that package is not linked, because it brings along all that loads eBPF programs.
+func cpuWeight(shares uint64) uint64 {
+	const fewest, most = 2, 262144 // shares, as the kernel bounds them
+	switch {
+	case shares <= fewest:
+		return 1
+	case shares >= most:
+		return 10000
+	}
+	l := math.Log2(float64(shares))
+	return uint64(math.Ceil(math.Pow(10, (l*l+125*l)/612-7.0/34))) // through (2, 1), (1024, 100) and (262144, 10000)
+}
+
 func (p *plan) cpuV2(c *specs.LinuxCPU) {
 	if c == nil {
 		return
@@ -51,9 +66,7 @@ func (p *plan) cpuV2(c *specs.LinuxCPU) {
 		p.set("cpu", "cpu.idle", "cpu.idle", number(*c.Idle))
 	}
 	if v := value(c.Shares); v != 0 && value(c.Idle) != 1 { // an idle group has no weight
-		// The conversion of runc 1.3.2 and crun 1.23 on: 1024 shares are weight 100. The older, linear one gave 39; Kubernetes 1.36 still
-		// has it for the cgroups of pods, which nothing of ours competes with: weights count among siblings.
-		p.set("cpu", "cpu.weight", "cpu.shares", number(cgroup2.ConvertCPUSharesToCgroupV2Value(v)))
+		p.set("cpu", "cpu.weight", "cpu.shares", number(cpuWeight(v)))
 	}
 	quota, period := value(c.Quota), value(c.Period)
 	if c.Burst != nil { // at most the quota, old or new

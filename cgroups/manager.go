@@ -20,8 +20,10 @@ type Options struct {
 	// Parent names the runtime's own top group, for sandboxes without a cgroup parent. "" is shimd.
 	Parent string
 	// Root is where cgroups are mounted. "" is /sys/fs/cgroup.
-	Root   string
-	Logger *slog.Logger
+	Root string
+	// Devices limits access to devices on cgroup v2: package devicefilter. nil: rules about devices are refused there.
+	Devices DeviceFilter
+	Logger  *slog.Logger
 }
 
 // tree is the cgroup file system of one version: all that a manager does but for asking systemd.
@@ -81,7 +83,7 @@ func New(ctx context.Context, opts Options) (Manager, error) {
 	if mounted.version == 1 {
 		m.tree = newTreeV1(mounted)
 	} else {
-		v2, err := newTreeV2(opts.Root)
+		v2, err := newTreeV2(opts.Root, opts.Devices)
 		if err != nil {
 			return nil, err
 		}

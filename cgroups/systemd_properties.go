@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
 	"github.com/coreos/go-systemd/v22/dbus"
 	godbus "github.com/godbus/dbus/v5"
@@ -46,7 +45,7 @@ func limitProperties(res *specs.LinuxResources) ([]dbus.Property, error) {
 	set := func(name string, value any) { all = append(all, property(name, value)) }
 	if c := res.CPU; c != nil {
 		if v := value(c.Shares); v != 0 && value(c.Idle) != 1 {
-			set("CPUWeight", cgroup2.ConvertCPUSharesToCgroupV2Value(v))
+			set("CPUWeight", cpuWeight(v))
 		}
 		if value(c.Idle) == 1 {
 			set("CPUWeight", uint64(0)) // "idle", from systemd 252 on

@@ -23,7 +23,7 @@ type treeV2 struct {
 	descriptors *budget
 	pageSizes   []string
 	statFiles   []statFile
-	devices     *devicePrograms
+	devices     DeviceFilter // nil: device rules are refused
 	// systemds are the controllers that systemd passes on by itself where a unit needs them, and takes away again where none does: when it
 	// owns the tree, nobody else may.
 	systemds []string
@@ -32,12 +32,12 @@ type treeV2 struct {
 // leaveToSystemd makes the tree one that systemd owns.
 func (t *treeV2) leaveToSystemd() { t.systemds = []string{"cpu", "cpuset", "io", "memory", "pids"} }
 
-func newTreeV2(root string) (*treeV2, error) {
+func newTreeV2(root string, devices DeviceFilter) (*treeV2, error) {
 	text, err := readFile(root + "/cgroup.controllers")
 	if err != nil {
 		return nil, fmt.Errorf("reading the controllers of cgroup v2: %w", err)
 	}
-	t := &treeV2{root: root, available: strings.Fields(text), descriptors: newBudget(), pageSizes: PageSizes(), devices: newDevicePrograms()}
+	t := &treeV2{root: root, available: strings.Fields(text), descriptors: newBudget(), pageSizes: PageSizes(), devices: devices}
 	slices.Sort(t.available)
 	t.statFiles = filesV2(t.pageSizes)
 	return t, nil
@@ -65,9 +65,13 @@ func (t *treeV2) check(res *specs.LinuxResources) error {
 			return fmt.Errorf("%s: the %s controller is not available on this machine: %w", w.field, w.controller, errdefs.ErrFailedPrecondition)
 		}
 	}
-	if res != nil {
-		_, err = parseDevices(res.Devices)
+	if res == nil || len(res.Devices) == 0 {
+		return nil
 	}
+	if t.devices == nil {
+		return fmt.Errorf("devices: these cgroups were opened without a device filter: %w", errdefs.ErrFailedPrecondition)
+	}
+	_, err = parseDevices(res.Devices)
 	return err
 }
 
@@ -156,7 +160,22 @@ func (t *treeV2) limit(path Path, res *specs.LinuxResources) error {
 	if len(res.Devices) == 0 {
 		return nil
 	}
-	return t.devices.attach(t.dir(path), res.Devices)
+	return t.attach(path, res.Devices)
+}
+
+// attach puts device rules on a cgroup.
+func (t *treeV2) attach(path Path, devices []specs.LinuxDeviceCgroup) error {
+	rules, err := parseDevices(devices)
+	if err != nil {
+		return err
+	}
+	fd, err := openRetry(t.dir(path), unix.O_DIRECTORY)
+	if err != nil {
+		return missing(fmt.Errorf("devices: opening %s: %w", t.dir(path), err))
+	}
+	dir := os.NewFile(uintptr(fd), t.dir(path))
+	defer dir.Close()
+	return t.devices.Attach(dir, rules)
 }
 
 // checkUsage honours CheckBeforeUpdate: v2 takes a limit below what is in use, and kills.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/shimd/shimd/cgroups"
+	"github.com/shimd/shimd/cgroups/devicefilter"
 	"github.com/shimd/shimd/config"
 	"github.com/shimd/shimd/image"
 	"github.com/shimd/shimd/keeper"
@@ -56,7 +57,7 @@ func openRooms(ctx context.Context, cfg config.Config, log *slog.Logger, observe
 		return nil, err
 	}
 	if r.cgroups, err = cgroups.New(ctx, cgroups.Options{
-		Driver: cfg.Cgroup.Driver, Parent: cgroupParent(cfg), Logger: log.With("room", "cgroups"),
+		Driver: cfg.Cgroup.Driver, Parent: cgroupParent(cfg), Devices: devicefilter.New(), Logger: log.With("room", "cgroups"),
 	}); err != nil {
 		return nil, err
 	}

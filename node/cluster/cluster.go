@@ -46,7 +46,7 @@ func New(connection *Connection, nodeName string, log *slog.Logger) *Cluster {
 		name: nodeName, lookups: connection.Lookups, log: log, stop: stop, table: newTable(), shelf: &shelf{}, notices: newNotices(),
 		synced: make(chan struct{}), classes: map[string]class{},
 	}
-	c.events = newRecorder(ctx, connection, nodeName, log)
+	c.events = newRecorder(ctx, connection.Events, nodeName, log)
 	c.writer = newWriter(connection.Client, c.table, c.shelf.theNode, log)
 	c.followed = newLibrary(c.lookups, log, c.notices.objects)
 	return c

@@ -2,7 +2,7 @@
 //
 //	watches ──> table (pods), shelf (node, services), library (ConfigMaps, Secrets) ──notices──> node.Listener
 //	Report, Finish, Mirror ──> queue, the newest word for each pod ──> a few workers ──> patches and deletions
-//	Event ──> client-go's recorder
+//	Event ──> queue ──> recorder, after the status
 //
 // Inside: the connection, what is watched and kept, merging of statuses (pure), writing them, mirror pods, events.
 // Not inside: what a pod's status is (package status), the Node object and its lease (package register).

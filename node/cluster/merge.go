@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"github.com/shimd/shimd/node/api"
 )
 
 // messageBytes is what all termination messages of a pod may have together; the kubelet's bound.
@@ -160,15 +160,7 @@ func normaliseState(s *corev1.ContainerState, bound int) {
 // patch is the strategic merge patch of the status subresource that makes one status of another; nil when they are the same. It holds for this UID
 // only: a pod made anew under the same name must not get the words about its forerunner.
 func patch(uid types.UID, old, merged *corev1.PodStatus) ([]byte, error) {
-	before, err := json.Marshal(corev1.Pod{Status: *old})
-	if err != nil {
-		return nil, fmt.Errorf("encoding the status that the API server has: %w", err)
-	}
-	after, err := json.Marshal(corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}, Status: *merged})
-	if err != nil {
-		return nil, fmt.Errorf("encoding the new status: %w", err)
-	}
-	p, err := strategicpatch.CreateTwoWayMergePatch(before, after, corev1.Pod{})
+	p, err := api.StrategicPatch(corev1.Pod{Status: *old}, corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: uid}, Status: *merged})
 	if err != nil {
 		return nil, fmt.Errorf("comparing the statuses: %w", err)
 	}

@@ -6,7 +6,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
+
+	"github.com/shimd/shimd/node/api"
 )
 
 // patch makes one node of another. Addresses are replaced as a whole: they are declared as a list that is merged by type, of which there can be several.
@@ -18,15 +19,7 @@ func patch(before, after *corev1.Node) ([]byte, error) {
 	if replace {
 		after.Status.Addresses = before.Status.Addresses
 	}
-	old, err := json.Marshal(before)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the node as it was: %w", err)
-	}
-	now, err := json.Marshal(after)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the node: %w", err)
-	}
-	data, err := strategicpatch.CreateTwoWayMergePatch(old, now, corev1.Node{})
+	data, err := api.StrategicPatch(before, after)
 	if err != nil || !replace {
 		return data, err
 	}

@@ -1,8 +1,14 @@
 package cgroups_test
 
 import (
+	"os"
+	"testing"
+
 	"github.com/shimd/shimd/cgroups"
 	"github.com/shimd/shimd/cgroups/devicefilter"
 )
 
-func init() { cgroups.UseFilter(devicefilter.New()) }
+func TestMain(m *testing.M) {
+	cgroups.UseFilter(devicefilter.New())
+	os.Exit(m.Run())
+}

@@ -47,7 +47,8 @@ type Build struct {
 	Arch    string // GOARCH; "" for this machine's
 	LDFlags string
 	Tags    string
-	ModFile string // go.mod to use instead of the module's own; "" for that
+	Small   []string // patterns of packages in which nothing is inlined
+	ModFile string   // go.mod to use instead of the module's own; "" for that
 }
 
 // Run builds a static program. The result depends on sources and the Go version alone (-trimpath, no VCS stamp).
@@ -59,6 +60,9 @@ func (b Build) Run(ctx context.Context) error {
 	args = append(args, "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", strings.TrimSpace("-s -w "+b.LDFlags), "-o", b.Out)
 	if b.Tags != "" {
 		args = append(args, "-tags", b.Tags)
+	}
+	for _, pattern := range b.Small {
+		args = append(args, "-gcflags="+pattern+"=-l")
 	}
 	if b.ModFile != "" {
 		args = append(args, "-modfile", b.ModFile)
@@ -79,10 +83,13 @@ func (b Build) Run(ctx context.Context) error {
 // Programs are shimd's own.
 func Programs() []string { return []string{"shimd", "shimd-keeper", "shimlet"} }
 
-// BuildShimd builds shimd's own programs into dir, with the Makefile's tags.
+// BuildShimd builds shimd's own programs into dir, with the Makefile's flags.
 func BuildShimd(ctx context.Context, root, dir string) error {
 	for _, name := range Programs() {
-		if err := (Build{Dir: root, Package: "./cmd/" + name, Out: filepath.Join(dir, name), Tags: "grpcnotrace"}).Run(ctx); err != nil {
+		if err := (Build{
+			Dir: root, Package: "./cmd/" + name, Out: filepath.Join(dir, name), Tags: "grpcnotrace",
+			Small: []string{"k8s.io/...", "sigs.k8s.io/...", "google.golang.org/protobuf/..."},
+		}).Run(ctx); err != nil {
 			return err
 		}
 	}

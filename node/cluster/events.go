@@ -29,7 +29,7 @@ const (
 	eventTries, eventRetry = 12, 10 * time.Second
 )
 
-// recorder writes events, one after the other, equal ones counted together. It does what client-go's does, which keeps 2 kB for each event and links
+// recorder writes events, one after the other, equal ones counted together. It does what client-go's does, which keeps the text of each event several times over and links
 // OpenAPI into shimlet.
 type recorder struct {
 	server     api.Server

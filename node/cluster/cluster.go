@@ -52,9 +52,10 @@ func New(connection *Connection, nodeName string, log *slog.Logger) *Cluster {
 	return c
 }
 
-// Close ends the recording of events.
+// Close ends the recording of events, when those that wait are written.
 func (c *Cluster) Close() error {
 	c.stop()
+	<-c.events.done
 	return nil
 }
 

@@ -336,11 +336,46 @@ func TestServicesAndEvents(t *testing.T) {
 	}
 	c.Event(mine("p"), "spec.containers{c}", corev1.EventTypeNormal, "Started", "Container started")
 	eventually(t, "the event is there", func() bool {
-		events, err := client.CoreV1().Events("n").List(t.Context(), metav1.ListOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(events.Items) == 1 && events.Items[0].Source == corev1.EventSource{Component: "kubelet", Host: "me"} &&
-			events.Items[0].InvolvedObject.FieldPath == "spec.containers{c}" && events.Items[0].InvolvedObject.UID == "uid-p"
+		events := eventsOf(t, client)
+		return len(events) == 1 && events[0].Source == corev1.EventSource{Component: "kubelet", Host: "me"} &&
+			events[0].InvolvedObject.FieldPath == "spec.containers{c}" && events[0].InvolvedObject.UID == "uid-p"
 	})
+}
+
+func eventsOf(t *testing.T, client *fake.Clientset) []corev1.Event {
+	t.Helper()
+	events, err := client.CoreV1().Events("n").List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return events.Items
+}
+
+func TestEventsAreCounted(t *testing.T) {
+	client, c, _ := start(t)
+	pulled := func() { c.Event(mine("p"), "", corev1.EventTypeNormal, "Pulled", "there already") }
+	counted := func(n int32) func() bool {
+		return func() bool { events := eventsOf(t, client); return len(events) == 1 && events[0].Count == n }
+	}
+	pulled()
+	pulled()
+	eventually(t, "two of them are one event", counted(2))
+	if err := client.CoreV1().Events("n").Delete(t.Context(), eventsOf(t, client)[0].Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pulled()
+	eventually(t, "an event that the API server has forgotten is made anew", counted(3))
+}
+
+func TestCloseWritesWhatWaits(t *testing.T) {
+	client, c, _ := start(t)
+	for _, reason := range []string{"Killing", "NodeShutdown"} {
+		c.Event(mine("p"), "", corev1.EventTypeNormal, reason, "last words")
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if events := eventsOf(t, client); len(events) != 2 {
+		t.Errorf("after Close there are %d events, want 2", len(events))
+	}
 }

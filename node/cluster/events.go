@@ -27,6 +27,8 @@ const (
 	hold = 200 * time.Millisecond
 	// eventTries and eventRetry are how often and when an event is tried again while the API server does not answer; client-go's figures.
 	eventTries, eventRetry = 12, 10 * time.Second
+	// lastWords is how long those that still wait may take when the agent ends.
+	lastWords = 2 * time.Second
 )
 
 // recorder writes events, one after the other, equal ones counted together. It does what client-go's does, which keeps the text of each event several times over and links
@@ -37,13 +39,14 @@ type recorder struct {
 	log        *slog.Logger
 	queue      chan *corev1.Event
 	correlator *correlator
+	done       chan struct{} // closed when nothing more is written
 }
 
-// newRecorder starts a recorder that writes until the context ends.
+// newRecorder starts a recorder that writes until the context ends, and then what still waits.
 func newRecorder(ctx context.Context, server api.Server, node string, log *slog.Logger) *recorder {
 	r := &recorder{
 		server: server, source: corev1.EventSource{Component: component, Host: node}, log: log,
-		queue: make(chan *corev1.Event, queued), correlator: newCorrelator(),
+		queue: make(chan *corev1.Event, queued), correlator: newCorrelator(), done: make(chan struct{}),
 	}
 	go r.run(ctx)
 	return r
@@ -88,15 +91,34 @@ func eventName(object string, at time.Time) string {
 }
 
 func (r *recorder) run(ctx context.Context) {
+	defer close(r.done)
 	for {
 		select {
 		case <-ctx.Done():
+			r.flush(nil)
 			return
 		case e := <-r.queue:
 			if sleep(ctx, time.Until(e.LastTimestamp.Add(hold))) != nil {
+				r.flush(e)
 				return
 			}
 			r.record(ctx, e)
+		}
+	}
+}
+
+// flush writes an event and those behind it, for as long as last words may take.
+func (r *recorder) flush(e *corev1.Event) {
+	ctx, cancel := context.WithTimeout(context.Background(), lastWords)
+	defer cancel()
+	for ctx.Err() == nil {
+		if e != nil {
+			r.record(ctx, e)
+		}
+		select {
+		case e = <-r.queue:
+		default:
+			return
 		}
 	}
 }

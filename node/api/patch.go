@@ -1,12 +1,15 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 )
 
-// mergeKeys are the lists whose items the API server merges by a key, of those in a pod's status and a node; all others it replaces as a whole.
+// mergeKeys are the lists whose items the API server merges by a key, of those in a pod's status and a node; all others it replaces as a whole, and so
+// are those whose keys are not distinct.
 var mergeKeys = map[string]string{
 	"metadata.ownerReferences":                    "uid",
 	"status.addresses":                            "type",
@@ -37,7 +40,9 @@ func fields(object any) (map[string]any, error) {
 		return nil, err
 	}
 	found := map[string]any{}
-	return found, json.Unmarshal(data, &found)
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber() // floats would not hold all numbers
+	return found, decoder.Decode(&found)
 }
 
 // changes are the fields of an object that differ; those that are gone are null.
@@ -63,8 +68,15 @@ func changes(path string, before, after map[string]any) map[string]any {
 				continue
 			}
 		case []any:
-			if was, same := was.([]any); same && mergeKeys[at] != "" {
-				items, order := listChanges(mergeKeys[at], was, now)
+			was, same := was.([]any)
+			key := mergeKeys[at]
+			switch {
+			case !same || key == "":
+			case !distinct(key, was) || !distinct(key, now): // a node has several addresses of a type
+				found[name] = append(slices.Clone(now), map[string]any{"$patch": "replace"})
+				continue
+			default:
+				items, order := listChanges(key, was, now)
 				found["$setElementOrder/"+name] = order
 				if len(items) > 0 {
 					found[name] = items
@@ -80,6 +92,18 @@ func changes(path string, before, after map[string]any) map[string]any {
 		}
 	}
 	return found
+}
+
+func distinct(key string, items []any) bool {
+	seen := map[any]bool{}
+	for _, item := range items {
+		item, ok := item.(map[string]any)
+		if !ok || seen[item[key]] {
+			return false
+		}
+		seen[item[key]] = true
+	}
+	return true
 }
 
 // listChanges are the items of a merged list that differ, and the order that all are to be in.

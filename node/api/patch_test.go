@@ -58,28 +58,53 @@ func TestStrategicPatch(t *testing.T) {
 	for i, before := range states {
 		for j, after := range states {
 			old, now := corev1.Pod{Status: before}, corev1.Pod{ObjectMeta: metav1.ObjectMeta{UID: "u", Labels: map[string]string{"a": "b"}}, Status: after}
-			p, err := StrategicPatch(old, now)
-			if err != nil {
-				t.Fatal(err)
+			if got := patched(t, old, now); !cmp.Equal(now, got) {
+				t.Errorf("%d to %d: %s", i, j, cmp.Diff(now, got))
 			}
-			doc, err := json.Marshal(old)
-			if err != nil {
-				t.Fatal(err)
-			}
-			patched, err := strategicpatch.StrategicMergePatch(doc, p, corev1.Pod{})
-			if err != nil {
-				t.Fatalf("%d to %d: %v: %s", i, j, err, p)
-			}
-			var got corev1.Pod
-			if err := json.Unmarshal(patched, &got); err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(now, got); d != "" {
-				t.Errorf("%d to %d by %s: %s", i, j, p, d)
-			}
+		}
+	}
+	addresses := func(of ...string) (list []corev1.NodeAddress) {
+		for _, a := range of {
+			list = append(list, corev1.NodeAddress{Type: corev1.NodeAddressType(a[:2]), Address: a})
+		}
+		return list
+	}
+	for i, c := range [][2][]corev1.NodeAddress{
+		{nil, addresses("IP-1", "IP-2", "HN-a")},
+		{addresses("IP-1", "HN-a"), addresses("IP-2", "HN-a")},
+		{addresses("IP-1", "HN-a"), addresses("IP-2", "IP-1", "HN-a")},
+		{addresses("IP-1", "IP-2", "HN-a"), addresses("IP-3", "HN-a")},
+		{addresses("IP-1", "IP-2"), nil},
+	} {
+		image := corev1.ContainerImage{SizeBytes: 1<<60 + int64(i)}
+		old, now := corev1.Node{Status: corev1.NodeStatus{Addresses: c[0]}}, corev1.Node{Status: corev1.NodeStatus{Addresses: c[1], Images: []corev1.ContainerImage{image}}}
+		if got := patched(t, old, now); !cmp.Equal(now, got) {
+			t.Errorf("addresses %d: %s", i, cmp.Diff(now, got))
 		}
 	}
 	if p, err := StrategicPatch(states[2], states[2]); err != nil || string(p) != "{}" {
 		t.Errorf("nothing to do: %s, %v", p, err)
 	}
+}
+
+// patched is what the API server makes of an object by the patch to another.
+func patched[T any](t *testing.T, old, now T) T {
+	t.Helper()
+	p, err := StrategicPatch(old, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := json.Marshal(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got T
+	after, err := strategicpatch.StrategicMergePatch(doc, p, got)
+	if err != nil {
+		t.Fatalf("%v: %s", err, p)
+	}
+	if err := json.Unmarshal(after, &got); err != nil {
+		t.Fatal(err)
+	}
+	return got
 }

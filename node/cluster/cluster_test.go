@@ -23,7 +23,6 @@ import (
 	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/shimd/shimd/node"
-	"github.com/shimd/shimd/node/api"
 	"github.com/shimd/shimd/node/api/apitest"
 )
 
@@ -79,11 +78,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 func start(t *testing.T, objects ...runtime.Object) (*fake.Clientset, *Cluster, *told) {
 	t.Helper()
 	client := fake.NewClientset(objects...)
-	scheme, err := api.Scheme()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := New(&Connection{Client: apitest.Server{Clientset: client}, Lookups: apitest.Server{Clientset: client}, Events: apitest.Server{Clientset: client}, scheme: scheme}, "me", slog.New(slog.NewTextHandler(io.Discard, nil)))
+	c := New(&Connection{Client: apitest.Server{Clientset: client}, Lookups: apitest.Server{Clientset: client}, Events: apitest.Server{Clientset: client}}, "me", slog.New(slog.NewTextHandler(io.Discard, nil)))
 	listener := &told{}
 	ctx, cancel := context.WithCancel(t.Context())
 	var done sync.WaitGroup

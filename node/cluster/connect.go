@@ -33,7 +33,6 @@ type Connection struct {
 	Lookups   api.Server // what pods refer to, their tokens, watches
 	Events    api.Server
 	Heartbeat api.Server
-	scheme    *runtime.Scheme
 }
 
 // Connect makes the clients; it sends nothing. A certificate and key that are files are read again for each connection, and looked at every few
@@ -60,7 +59,7 @@ func connect(config *rest.Config, o Options) (*Connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Connection{Config: plain, scheme: scheme}
+	c := &Connection{Config: plain}
 	main := rest.CopyConfig(config)
 	main.QPS, main.Burst = or(o.QPS, 50), or(o.Burst, 100)
 	if c.Client, err = api.New(main, scheme, transport); err != nil {
